@@ -1,0 +1,30 @@
+"""The package: floors, not pins; everything that is not needed to distil is an extra."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PLOT = ["matplotlib>=3.8"]
+TEST = ["pytest>=8", "scipy>=1.11", "ruff>=0.6", *PLOT]
+
+setup(
+    name="vdd_jax",
+    version="0.1.0",
+    description="Diffusion policies distilled into single-pass Gaussian mixtures of experts",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["vdd_jax", "vdd_jax.*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "chex>=0.1.90",
+        "flax>=0.12",
+        "jax>=0.10",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+    ],
+    extras_require={"plot": PLOT, "test": TEST},
+)

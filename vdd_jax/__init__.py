@@ -1,0 +1,1 @@
+"""vdd_jax: diffusion policies distilled into single-pass Gaussian mixtures of experts."""

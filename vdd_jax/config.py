@@ -1,0 +1,284 @@
+"""Every configuration key, once: its default, what it means, what it may be.
+
+`default()` builds the ConfigDict that files under `configs/` override; `validate()` reports
+everything that is wrong with one, at once. Noise levels are ratios σ/α in units of the scaled
+action (see `vdd_jax.core.schedules`), so that 1 is about the spread of the data.
+"""
+
+import difflib
+import json
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from vdd_jax.core import objectives
+
+
+class Key(NamedTuple):
+    default: Any
+    meaning: str
+    allowed: Callable[[Any], bool] | tuple = lambda value: True
+    expected: str = ""  # what `allowed` asks for, in words
+
+
+def _at_least(low):
+    return {"allowed": lambda v: v >= low, "expected": f"at least {low}"}
+
+
+def _one_of(*values):
+    return {"allowed": values, "expected": f"one of {', '.join(map(repr, values))}"}
+
+
+_POSITIVE = {"allowed": lambda v: v > 0, "expected": "greater than 0"}
+_FRACTION = {"allowed": lambda v: 0 <= v <= 1, "expected": "between 0 and 1"}
+_BACKBONE = _one_of("mlp", "residual_mlp")
+
+KEYS: dict[str, Key] = {
+    "seed": Key(0, "root of all randomness", **_at_least(0)),
+    "stages": Key(
+        ("distill", "evaluate"), "what to run, in order",
+        lambda v: len(v) > 0 and set(v) <= {"distill", "evaluate"},
+        "a non-empty subset of 'distill', 'evaluate'",
+    ),
+    # ---- the task
+    "task.name": Key("toy", "which task", **_one_of("toy", "toy1d")),
+    "task.observation_dim": Key(0, "toy: numbers in an observation; 0: a fixed target",
+                                **_at_least(0)),
+    "task.num_modes": Key(8, "toy: Gaussians in the target", **_at_least(1)),
+    "task.radius": Key(2.0, "toy: radius of the ring, half width of the row", **_POSITIVE),
+    "task.mode_std": Key(0.5, "toy: standard deviation of a Gaussian", **_POSITIVE),
+    "task.mode_weights": Key(
+        (), "toy: one weight a mode, summing to 1; empty: equal weights",
+        lambda v: not v or (min(v) > 0 and abs(sum(v) - 1) < 1e-3),
+        "positive numbers that sum to 1",
+    ),
+    "task.num_demonstrations": Key(50_000, "toy: state-action pairs drawn from the target",
+                                   **_at_least(2)),
+    "task.scaler": Key(
+        "standard", "'standard': actions and observations to mean 0, std 1; 'none': as they are",
+        **_one_of("standard", "none"),
+    ),
+    # ---- the student
+    "student.num_experts": Key(8, "Z, components of the mixture", **_at_least(1)),
+    "student.covariance": Key("full", "of an expert", **_one_of("full", "diagonal")),
+    "student.independent": Key(False, "every expert has a trunk of its own, parameters stacked"),
+    "student.trunk": Key("mlp", "kind of trunk", **_BACKBONE),
+    "student.trunk_width": Key(64, "features of the trunk", **_at_least(1)),
+    "student.trunk_depth": Key(2, "layers or residual blocks; 0: no trunk", **_at_least(0)),
+    "student.head": Key("mlp", "kind of expert head", **_BACKBONE),
+    "student.head_width": Key(64, "width of an expert's head", **_at_least(1)),
+    "student.head_depth": Key(1, "layers or residual blocks of a head", **_at_least(0)),
+    "student.activation": Key("mish", "between layers",
+                              **_one_of("gelu", "mish", "relu", "silu", "tanh")),
+    "student.gating": Key("learned", "q(z|s)", **_one_of("uniform", "learned")),
+    "student.gating_width": Key(64, "width of the gating's MLP", **_at_least(1)),
+    "student.gating_depth": Key(2, "layers of the gating's MLP", **_at_least(0)),
+    "student.init_spread": Key(1.0, "expert means start uniform in ± this (scaled action)",
+                               **_at_least(0)),
+    "student.init_std": Key(1.0, "standard deviation of an expert at the start", **_POSITIVE),
+    "student.std_floor": Key(
+        1e-4, "least standard deviation of an expert in any direction (eigenvalue floor)",
+        **_at_least(0),
+    ),
+    # ---- distillation
+    "distill.num_iterations": Key(8_000, "expert and gating updates", **_at_least(1)),
+    "distill.batch_size": Key(64, "B, states in an update", **_at_least(1)),
+    "distill.samples_per_state": Key(4, "V, actions drawn from each expert at each state",
+                                     **_at_least(1)),
+    "distill.bound": Key("diffused", "where the teacher is asked, see core/objectives.py",
+                         **_one_of(*objectives.BOUNDS)),
+    "distill.entropy": Key("path", "estimator of an expert's entropy, see core/objectives.py",
+                           **_one_of(*objectives.ENTROPIES)),
+    "distill.expert_steps": Key(1, "expert updates in an iteration", **_at_least(1)),
+    "distill.gating_steps": Key(1, "gating updates in an iteration", **_at_least(0)),
+    "distill.weight_by_gating": Key(False, "weight an expert's bound by q(z|s)"),
+    "distill.gating_start": Key(0.0, "fraction of the iterations after which the gating learns",
+                                **_FRACTION),
+    "distill.gating_diffused": Key(
+        True, "the gating's responsibilities are those of the diffused student at noised actions"
+    ),
+    "distill.learning_rate": Key(2e-3, "of the experts (Adam)", **_POSITIVE),
+    "distill.gating_learning_rate": Key(2e-3, "of the gating (Adam)", **_POSITIVE),
+    "distill.schedule": Key("cosine", "of both learning rates, over all iterations, to 0",
+                            **_one_of("constant", "linear", "cosine")),
+    "distill.clip_norm": Key(0.0, "clip the gradient's global norm; 0: do not", **_at_least(0)),
+    "distill.noise.kind": Key(
+        "annealed", "noise level of an update: 'fixed' at high; 'uniform' in [low, high] for "
+        "each state; 'discrete' uniform over `steps`; 'annealed' from high to low",
+        **_one_of("fixed", "uniform", "discrete", "annealed"),
+    ),
+    "distill.noise.high": Key(2.0, "largest noise level, σ/α", **_POSITIVE),
+    "distill.noise.low": Key(0.005, "smallest noise level, σ/α", **_POSITIVE),
+    "distill.noise.steps": Key((), "discrete: times of the teacher's schedule"),
+    "distill.noise.anneal_shape": Key("geometric", "path from high to low",
+                                      **_one_of("linear", "geometric")),
+    "distill.noise.anneal_end": Key(
+        0.7, "fraction of the iterations after which the level stays low",
+        lambda v: 0 < v <= 1, "in (0, 1]",
+    ),
+    # ---- evaluation
+    "evaluate.num_samples": Key(20_000, "samples behind each KL", **_at_least(1)),
+    "evaluate.num_observations": Key(64, "held-out observations they are spread over",
+                                     **_at_least(1)),
+    # ---- how to run: nothing here changes a result
+    "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
+                                  **_at_least(1)),
+    "run.log_every": Key(1_000, "iterations between two lines of metrics", **_at_least(1)),
+    "run.checkpoint_every": Key(2_000, "iterations between two checkpoints", **_at_least(1)),
+    "run.num_snapshots": Key(6, "mixtures kept over training for the figure; 0: none",
+                             **_at_least(0)),
+    "run.figures": Key(True, "draw figures (needs the plot extra)"),
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; its text is for the user, one problem a line."""
+
+
+def default() -> ConfigDict:
+    """A new ConfigDict of every key's default."""
+    config = ConfigDict()
+    for name, key in KEYS.items():
+        *groups, leaf = name.split(".")
+        node = config
+        for group in groups:
+            if group not in node:
+                node[group] = ConfigDict()
+            node = node[group]
+        node[leaf] = key.default
+    return config
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """Values by dotted key."""
+    flat = {}
+    for name in config:
+        value = config[name]
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{rest}": v for rest, v in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every key and how they fit together.
+
+    Raises:
+      ConfigError: naming everything that is wrong.
+    """
+    flat = flatten(config)
+    errors = [f"unknown key config.{k}{did_you_mean(k)}" for k in flat if k not in KEYS]
+    errors += [f"missing key config.{k}" for k in KEYS if k not in flat]
+    good = {}
+    for name, value in flat.items():
+        if name not in KEYS:
+            continue
+        key = KEYS[name]
+        if not _same_type(value, key.default):
+            errors.append(
+                f"config.{name} is {value!r}; it should be a {type(key.default).__name__}"
+            )
+            continue
+        try:
+            fine = value in key.allowed if isinstance(key.allowed, tuple) else key.allowed(value)
+        except TypeError:  # e.g. a tuple of words where numbers are summed
+            fine = False
+        if not fine:
+            errors.append(f"config.{name} is {value!r}; it should be {key.expected}")
+        else:
+            good[name] = value
+    if len(good) == len(KEYS) and not errors:
+        errors += _inconsistencies(good)
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def _same_type(value, default) -> bool:
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, tuple):
+        return isinstance(value, (tuple, list))
+    return isinstance(value, type(default)) and not isinstance(value, bool)
+
+
+def _inconsistencies(c: dict[str, Any]) -> list[str]:
+    errors = []
+    weights, modes = c["task.mode_weights"], c["task.num_modes"]
+    if weights and len(weights) != modes:
+        errors.append(
+            f"config.task.mode_weights has {len(weights)} numbers, but config.task.num_modes is "
+            f"{modes}"
+        )
+    if c["distill.noise.low"] > c["distill.noise.high"]:
+        errors.append("config.distill.noise.low is above config.distill.noise.high")
+    if c["distill.noise.kind"] == "discrete" and not c["distill.noise.steps"]:
+        errors.append("config.distill.noise.kind is 'discrete', but config.distill.noise.steps "
+                      "is empty; give the times, e.g. (1, 2, 3, 4)")
+    if c["student.independent"] and c["student.trunk_depth"] == 0 and c["task.observation_dim"]:
+        errors.append("config.student.independent asks for a trunk in every expert, but "
+                      "config.student.trunk_depth is 0")
+    if c["student.gating"] == "learned" and c["distill.gating_steps"] == 0:
+        errors.append("config.student.gating is 'learned', but config.distill.gating_steps is 0")
+    return errors
+
+
+def did_you_mean(name: str) -> str:
+    """' (did you mean …?)' with the nearest existing key, or nothing."""
+    near = difflib.get_close_matches(name, list(KEYS), n=1, cutoff=0.0)
+    leaf = [k for k in KEYS if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
+    best = (leaf or near)[:1]
+    return f" (did you mean config.{best[0]}?)" if best else ""
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved configuration as indented JSON (tuples become lists)."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def from_json(stored: str | dict) -> ConfigDict:
+    """The inverse of `to_json`, from the text or what it parses to; keys added since take their
+    defaults.
+
+    Raises:
+      ConfigError: for keys that no longer exist, or values that do not fit.
+    """
+    stored = json.loads(stored) if isinstance(stored, str) else stored
+    stored = flatten(ConfigDict(stored))
+    unknown = [k for k in stored if k not in KEYS]
+    if unknown:
+        raise ConfigError("\n".join(f"unknown key config.{k}{did_you_mean(k)}" for k in unknown))
+    config = default()
+    for name, value in stored.items():
+        if isinstance(KEYS[name].default, tuple):
+            value = tuple(value)
+        config.update_from_flattened_dict({name: value})
+    validate(config)
+    return config
+
+
+def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
+    """'config.key: a → b' for every key that changes results and differs."""
+    a, b = flatten(from_json(to_json(a))), flatten(from_json(to_json(b)))
+    return [
+        f"config.{k}: {a[k]!r} → {b[k]!r}"
+        for k in a
+        if a[k] != b[k] and not k.startswith("run.") and k != "stages"
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of this library and of what computes."""
+    packages = ("vdd_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,1 @@
+"""The mathematics: Gaussians, mixtures, noise schedules, objectives, samplers. JAX only."""

@@ -1,0 +1,303 @@
+"""Variational diffusion distillation: teacher score → mixture of experts (METHOD 2, 5).
+
+`init → step → run`. One iteration is `expert_steps` updates of all experts in parallel and
+`gating_steps` updates of the gating; `run` puts many iterations into one compiled, donated call.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from vdd_jax import checkpoint, problem
+from vdd_jax import config as config_lib
+from vdd_jax.core import mixture, objectives
+from vdd_jax.core.objectives import Level
+from vdd_jax.core.schedules import Schedule
+from vdd_jax.data import batch_at
+from vdd_jax.metrics import Log, check_finite
+from vdd_jax.types import Batch
+
+
+class State(NamedTuple):
+    """Everything that training changes; arrays only."""
+
+    step: jax.Array  # iterations done
+    params: dict  # {'experts': …, 'gating': …}; no 'gating' when it is uniform
+    expert_opt: optax.OptState
+    gating_opt: optax.OptState
+
+
+def optimisers(config: ConfigDict) -> tuple[optax.GradientTransformation, ...]:
+    """Adam for the experts and for the gating; each schedule counts its own updates."""
+
+    def adam(rate, steps):
+        schedule = {
+            "constant": lambda: rate,
+            "linear": lambda: optax.linear_schedule(rate, 0.0, steps),
+            "cosine": lambda: optax.cosine_decay_schedule(rate, steps),
+        }[config.schedule]()
+        clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+        return optax.chain(*clip, optax.adam(schedule))
+
+    n = config.num_iterations
+    return (
+        adam(config.learning_rate, n * config.expert_steps),
+        adam(config.gating_learning_rate, n * max(config.gating_steps, 1)),
+    )
+
+
+def init(config: ConfigDict, model, key: jax.Array, observation_dim: int) -> State:
+    """A student with fresh parameters. `config` is `config.distill`."""
+    params = model.init(key, jnp.zeros((1, observation_dim)))["params"]
+    experts, gating = optimisers(config)
+    return State(
+        jnp.zeros((), jnp.int32),
+        params,
+        experts.init(params["experts"]),
+        gating.init(params.get("gating", {})),
+    )
+
+
+def noise_level(
+    noise: ConfigDict, schedule: Schedule, progress: jax.Array, key: jax.Array, batch_size: int
+) -> Level:
+    """The noise levels of one update, one for each state.
+
+    Args:
+      noise: `config.distill.noise`.
+      schedule: the teacher's.
+      progress: fraction of the iterations done, a scalar.
+    """
+    if noise.kind == "discrete":
+        t = jax.random.choice(key, jnp.asarray(noise.steps, jnp.float32), (batch_size,))
+        return Level(t, schedule.alpha(t), schedule.sigma(t))
+    low, high = noise.low, noise.high
+    if noise.kind == "fixed":
+        ratio = jnp.full((batch_size,), high)
+    elif noise.kind == "uniform":
+        ratio = jax.random.uniform(key, (batch_size,), minval=low, maxval=high)
+    else:
+        u = jnp.clip(progress / noise.anneal_end, 0.0, 1.0)
+        path = high * (low / high) ** u if noise.anneal_shape == "geometric" else (
+            high + (low - high) * u
+        )
+        ratio = jnp.full((batch_size,), path)
+    t = schedule.time(ratio)
+    return Level(t, schedule.alpha(t), schedule.sigma(t))
+
+
+def make_step(config: ConfigDict, model, teacher, key: jax.Array):
+    """`step(state, data) → (state, metrics)`: one iteration, a pure function.
+
+    All randomness comes from `key` and `state.step`. `config` is `config.distill`.
+    """
+    expert_optimiser, gating_optimiser = optimisers(config)
+    batch_size = config.batch_size
+    diffused = config.bound == "diffused"
+    batch_key, noise_key = jax.random.split(key)
+
+    def student(experts, params, observation):
+        return model.apply({"params": {**params, "experts": experts}}, observation)
+
+    def level_at(state, key):
+        progress = state.step / config.num_iterations
+        return noise_level(config.noise, teacher.schedule, progress, key, batch_size)
+
+    def expert_update(state: State, batch: Batch, key):
+        level_key, eps_key = jax.random.split(key)
+        level = level_at(state, level_key)
+        shape = (2, config.samples_per_state, batch_size, batch.action.shape[-1])
+        noise = jax.random.normal(eps_key, shape)
+
+        def score(x, t):
+            return teacher.score(x, batch.observation, t)
+
+        def loss(experts):
+            q = student(experts, state.params, batch.observation)
+            old = objectives.e_step(q, level, diffused)
+
+            def bound(index, mean, scale_tril):
+                return objectives.expert_bound(
+                    index, mean, scale_tril, noise, old, score, level,
+                    bound=config.bound, entropy=config.entropy,
+                )
+
+            num_experts = q.log_weights.shape[-1]
+            bounds = jax.vmap(bound, in_axes=(0, 1, 1))(
+                jnp.arange(num_experts), q.means, q.scale_tril
+            )  # `[Z, B]`
+            if config.weight_by_gating:
+                bounds = bounds * jnp.exp(jax.lax.stop_gradient(q.log_weights)).T
+            return bounds.mean(axis=1).sum()
+
+        value, grads = jax.value_and_grad(loss)(state.params["experts"])
+        updates, opt = expert_optimiser.update(grads, state.expert_opt)
+        params = {**state.params, "experts": optax.apply_updates(state.params["experts"], updates)}
+        metrics = {"expert_surrogate": value, "expert_grad_norm": optax.global_norm(grads),
+                   "noise": jnp.mean(level.sigma / level.alpha)}
+        return state._replace(params=params, expert_opt=opt), metrics
+
+    def gating_update(state: State, batch: Batch, key):
+        level_key, eps_key = jax.random.split(key)
+        level = level_at(state, level_key)
+
+        def loss(gating):
+            params = {**state.params, "gating": gating}
+            q = student(state.params["experts"], params, batch.observation)
+            action, at = batch.action, q
+            if config.gating_diffused:
+                eps = jax.random.normal(eps_key, action.shape)
+                action = level.alpha[:, None] * action + level.sigma[:, None] * eps
+                at = mixture.diffuse(q, level.alpha, level.sigma)
+            responsibilities = mixture.log_responsibilities(jax.lax.stop_gradient(at), action)
+            return jnp.mean(objectives.gating(q.log_weights, responsibilities))
+
+        def update(state):
+            value, grads = jax.value_and_grad(loss)(state.params["gating"])
+            updates, opt = gating_optimiser.update(grads, state.gating_opt)
+            params = {
+                **state.params, "gating": optax.apply_updates(state.params["gating"], updates)
+            }
+            return state._replace(params=params, gating_opt=opt), value
+
+        started = state.step >= config.gating_start * config.num_iterations
+        return jax.lax.cond(started, update, lambda state: (state, jnp.zeros(())), state)
+
+    def step(state: State, data: Batch):
+        key = jax.random.fold_in(noise_key, state.step)
+        keys = jax.random.split(key, config.expert_steps + config.gating_steps)
+        batch = batch_at(data, batch_key, state.step, batch_size)
+        for k in keys[: config.expert_steps]:
+            state, metrics = expert_update(state, batch, k)
+        if "gating" in state.params:
+            for k in keys[config.expert_steps :]:
+                state, metrics["gating_loss"] = gating_update(state, batch, k)
+        return state._replace(step=state.step + 1), metrics
+
+    return step
+
+
+def make_health(model, teacher, held_out: Batch, low: float, key: jax.Array):
+    """`health(params) → metrics` on held-out pairs: is the student becoming the teacher?
+
+    `nll`: −log q of held-out actions, nats in scaled units. `fisher`: σ² E‖∇log q_σ − f‖²/A at
+    samples of q_σ, at the smallest noise level, 0 iff scores agree. `entropy_gating`: nats.
+    """
+    observation = held_out.observation[:256]
+    schedule = teacher.schedule
+
+    def health(params):
+        q = model.apply({"params": params}, observation)
+        t = jnp.full(observation.shape[:1], schedule.time(jnp.asarray(low)))
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        diffused = mixture.diffuse(q, alpha, sigma)
+        x = mixture.sample(diffused, key, (4,))
+        gap = mixture.score(diffused, x) - teacher.score(x, observation, t)
+        return {
+            "nll": -jnp.mean(mixture.log_prob(q, held_out.action[:256])),
+            "fisher": jnp.mean(sigma[:, None] ** 2 * jnp.square(gap)),
+            "entropy_gating": jnp.mean(mixture.gating_entropy(q)),
+        }
+
+    return health
+
+
+def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
+    """Distils to `workdir/distill`, resuming what is there; returns at once when it is finished.
+
+    Args:
+      config: the whole configuration.
+      stop_at: stop after this many iterations, as a kill would (for tests).
+
+    Raises:
+      TrainingDiverged: at NaN or infinity.
+      CheckpointError: when the directory's checkpoint cannot be read.
+    """
+    task = problem.build(config)
+    model = problem.student(config, task.spec.action_dim)
+    init_key, step_key, health_key = jax.random.split(jax.random.key(config.seed), 3)
+    state = jax.jit(lambda k: init(config.distill, model, k, task.spec.observation_dim))(init_key)
+    step = make_step(config.distill, model, task.teacher, step_key)
+    health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
+                                 health_key))
+
+    def advance(state, data, num):
+        return jax.lax.scan(lambda s, _: step(s, data), state, length=num)
+
+    advance = jax.jit(advance, static_argnums=2, donate_argnums=0)
+    snapshot_steps = _snapshot_steps(config)
+    total = config.distill.num_iterations
+    end = min(total, stop_at or total)
+    identity = {"stage": "distill", "config": json.loads(config_lib.to_json(config)),
+                "versions": config_lib.versions()}
+    with (
+        checkpoint.Checkpoints(workdir / "distill" / "checkpoints") as checkpoints,
+        Log(workdir / "metrics.jsonl", "distill", total) as log,
+    ):
+        if checkpoints.latest_step() is not None:
+            state = _restore(checkpoints, state)
+        done = int(state.step)
+        if done == 0:
+            _save_snapshot(model, state, task, workdir, 0)
+        while done < end:
+            stops = (_next_multiple(done, every) for every in (
+                config.run.steps_per_dispatch, config.run.log_every, config.run.checkpoint_every))
+            after = min(*stops, *(s for s in snapshot_steps if s > done), end)
+            state, metrics = advance(state, task.data, after - done)
+            metrics = jax.device_get(metrics)
+            check_finite(metrics, done, "distill")
+            done = after
+            log.progress(done)
+            if done % config.run.log_every == 0 or done == total:
+                last = {k: v[-1] for k, v in metrics.items() if k != "expert_surrogate"}
+                log.record(done, {**last, **jax.device_get(health(state.params))})
+            if done in snapshot_steps:
+                _save_snapshot(model, state, task, workdir, done)
+            if done % config.run.checkpoint_every == 0 or done == end:
+                checkpoints.save(done, state.params, _training(state), task.scaler, identity)
+
+
+def finished(config: ConfigDict, workdir: Path) -> bool:
+    """Whether the stage's last checkpoint is there."""
+    directory = workdir / "distill" / "checkpoints"
+    if not directory.is_dir():
+        return False
+    with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
+        return checkpoints.latest_step() == config.distill.num_iterations
+
+
+def _training(state: State) -> dict:
+    return {"step": state.step, "expert_opt": state.expert_opt, "gating_opt": state.gating_opt}
+
+
+def _restore(checkpoints, fresh: State) -> State:
+    params, train = checkpoints.restore_training(
+        checkpoint.abstract(fresh.params), checkpoint.abstract(_training(fresh))
+    )
+    return State(params=params, **train)
+
+
+def _next_multiple(done: int, every: int) -> int:
+    return (done // every + 1) * every
+
+
+def _snapshot_steps(config: ConfigDict) -> list[int]:
+    n = config.run.num_snapshots
+    return sorted({round(config.distill.num_iterations * i / (n - 1)) for i in range(1, n)}) if (
+        n > 1) else []
+
+
+def _save_snapshot(model, state: State, task, workdir: Path, step: int) -> None:
+    """The mixture at the first held-out observations, in the task's units, for the figure."""
+    observation = task.held_out.observation[:3]
+    q = model.apply({"params": state.params}, observation)
+    q = mixture.affine(q, task.scaler.action_std, task.scaler.action_mean)
+    path = workdir / "distill" / "snapshots" / f"{step:08d}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, observation=task.scaler.unscale_observation(observation), **q._asdict())

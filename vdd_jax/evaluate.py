@@ -1,0 +1,119 @@
+"""How good is the student? Writes `report.json`, prints a table, draws figures.
+
+For analytic teachers everything is known: KL both ways, modes, likelihood (METHOD 6).
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vdd_jax import config as config_lib
+from vdd_jax import policy, problem
+from vdd_jax.checkpoint import write_json
+from vdd_jax.core import mixture
+from vdd_jax.core.mixture import Mixture
+from vdd_jax.metrics import table
+
+FORMAT = 1  # of report.json
+FOUND = 0.1  # a mode counts as found with this share of its own weight
+
+
+def against_density(teacher: Mixture, student: Mixture, key: jax.Array, num_samples: int) -> dict:
+    """A student against the exact density it was distilled from, averaged over observations.
+
+    Args:
+      teacher, student: π and q at the same N observations, batch axes `[N]`.
+      num_samples: samples at each observation.
+
+    Returns:
+      `kl_teacher_student` KL(π‖q) and `kl_student_teacher` KL(q‖π) in nats by Monte-Carlo, each
+      with its standard error; `nll_teacher_samples` −E_π log q; `modes_found` at the worst
+      observation, a mode being found when the student's samples give it at least a tenth of its
+      weight; `gating_entropy`, nats.
+    """
+    teacher_key, student_key = jax.random.split(key)
+    of_teacher = mixture.sample(teacher, teacher_key, (num_samples,))
+    of_student = mixture.sample(student, student_key, (num_samples,))
+    nll = -mixture.log_prob(student, of_teacher)
+    forward = mixture.log_prob(teacher, of_teacher) + nll
+    reverse = mixture.log_prob(student, of_student) - mixture.log_prob(teacher, of_student)
+    share = jnp.mean(jnp.exp(mixture.log_responsibilities(teacher, of_student)), axis=0)
+    found = jnp.sum(share >= FOUND * jnp.exp(teacher.log_weights), axis=-1)
+    return {
+        "kl_teacher_student": jnp.mean(forward),
+        "kl_teacher_student_stderr": jnp.std(forward) / np.sqrt(forward.size),
+        "kl_student_teacher": jnp.mean(reverse),
+        "kl_student_teacher_stderr": jnp.std(reverse) / np.sqrt(reverse.size),
+        "nll_teacher_samples": jnp.mean(nll),
+        "modes_found": jnp.min(found),
+        "gating_entropy": jnp.mean(mixture.gating_entropy(student)),
+    }
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
+    """The report's `teacher` and `student` for an analytic task."""
+    task = problem.build(config)
+    student = policy.load(workdir)
+    held_out = min(config.evaluate.num_observations, len(task.held_out.observation))
+    n = held_out if task.spec.observation_dim else 1
+    observation = task.scaler.unscale_observation(task.held_out.observation[:n])
+    teacher = mixture.affine(  # in the task's units, as the policy is
+        task.teacher.density(task.held_out.observation[:n]),
+        task.scaler.action_std, task.scaler.action_mean,
+    )
+    each = -(-config.evaluate.num_samples // n)
+    result = jax.jit(against_density, static_argnums=3)(
+        teacher, student.mixture(observation), jax.random.key(config.seed), each
+    )
+    result = {k: int(v) if k == "modes_found" else float(v) for k, v in result.items()}
+    result |= {
+        "modes_total": task.spec.num_modes, "num_experts": config.student.num_experts,
+        "num_samples": each * n, "num_observations": n,
+    }
+    entropy = -mixture.log_prob(teacher, mixture.sample(teacher, jax.random.key(1), (each,)))
+    about = {
+        "kind": "analytic",
+        "description": f"exact score of {task.spec.num_modes} Gaussians ({config.task.name})",
+        "entropy": float(jnp.mean(entropy)),
+    }
+    return about, result
+
+
+def run(config: ConfigDict, workdir: Path, wall_seconds: dict[str, float]) -> dict:
+    """Evaluates `workdir`, writes `workdir/report.json`, returns the report.
+
+    Raises:
+      CheckpointError: when there is no student in `workdir`.
+    """
+    teacher, student = evaluate(config, workdir)
+    report = {
+        "format": FORMAT,
+        "task": config.task.name,
+        "seed": config.seed,
+        "config": config.to_dict(),
+        "versions": config_lib.versions(),
+        "wall_seconds": wall_seconds,
+        "teacher": teacher,
+        "student": student,
+    }
+    write_json(workdir / "report.json", report)
+    return report
+
+
+def summary(report: dict) -> str:
+    """The report as the table that ends a run."""
+    s = report["student"]
+    rows = [
+        ("KL(teacher‖student)",
+         f"{s['kl_teacher_student']:.4f} ± {s['kl_teacher_student_stderr']:.4f} nats"),
+        ("KL(student‖teacher)",
+         f"{s['kl_student_teacher']:.4f} ± {s['kl_student_teacher_stderr']:.4f} nats"),
+        ("modes found", f"{s['modes_found']} of {s['modes_total']}"),
+        ("NLL of teacher samples", f"{s['nll_teacher_samples']:.4f} nats "
+                                   f"(teacher's entropy {report['teacher']['entropy']:.4f})"),
+        ("network calls per action", "1"),
+    ]
+    return table(rows, (f"{report['task']}, seed {report['seed']}", "student"))

@@ -1,0 +1,74 @@
+"""Runs the stages of a configuration:
+
+    python -m vdd_jax.main --config=configs/toy.py [--workdir=DIR] [--config.key=value …]
+"""
+
+import os
+import sys
+
+# before JAX is imported: its C++ side otherwise prints a page of start-up notes
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from vdd_jax import config as config_lib  # noqa: E402
+from vdd_jax import stages  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE[:variant].")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where everything is written; a run found there is resumed. "
+    "Default: runs/ and the name of the configuration.")
+_PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved configuration and stop.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Start afresh; what is in the workdir is moved aside, not deleted.")
+
+
+def _main(_):
+    if not flags.FLAGS["verbosity"].present:  # orbax tells every file it touches
+        logging.set_verbosity(logging.WARNING)
+    config = _CONFIG.value
+    config_lib.validate(config)
+    if _PRINT.value:
+        print(config_lib.to_json(config))
+        return
+    file, _, variant = flags.FLAGS["config"].config_filename.partition(":")
+    name = os.path.splitext(os.path.basename(file))[0] + (f"_{variant}" if variant else "")
+    stages.run(config, _WORKDIR.value or os.path.join("runs", name), _OVERWRITE.value)
+
+
+def _parse(argv):
+    """absl's parsing, every complaint as one sentence."""
+    given = [a for a in argv[1:] if a.startswith(("--config=", "-config=")) or a == "--config"]
+    asks_for_help = any(a.lstrip("-").startswith("help") for a in argv[1:])
+    if not given and not asks_for_help:
+        raise config_lib.ConfigError(
+            "which experiment? give --config=FILE, for example --config=configs/toy.py")
+    for argument in argv[1:]:
+        file = argument.partition("=")[2].partition(":")[0]
+        if argument.startswith("--config=") and not os.path.isfile(file):
+            raise config_lib.ConfigError(f"there is no configuration file {file!r}")
+        name = argument.lstrip("-").partition("=")[0]
+        if name.startswith("config.") and name[len("config."):] not in config_lib.KEYS:
+            name = name[len("config."):]
+            raise config_lib.ConfigError(
+                f"unknown key config.{name}{config_lib.did_you_mean(name)}")
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (TypeError, ValueError, KeyError, AttributeError, SyntaxError) as error:
+        raise config_lib.ConfigError(str(error).strip("'\"")) from error
+
+
+def main():
+    try:
+        app.run(_main, flags_parser=_parse)
+    except stages.USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command resumes from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Flax networks: the only folder that imports `flax.linen`."""

@@ -1,0 +1,171 @@
+"""The student: a Gaussian mixture of experts over actions, from observations in one pass.
+
+Two kinds share this file and one interface (`__call__` → `Mixture`):
+
+* `independent=False`: one trunk, stacked expert heads (as published).
+* `independent=True`: every expert has a trunk of its own; their parameters are stacked on a
+  leading axis Z, so that they can be sharded over devices, and no expert's update touches
+  another's parameters.
+
+The parameters fall in two trees, `experts` and `gating`, each with an optimiser of its own. The
+gating reads features through a stop-gradient; the loss of the experts gives it no gradient.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vdd_jax.core import gaussian
+from vdd_jax.core.mixture import Mixture
+from vdd_jax.models.backbones import BACKBONES, at_least_one_number
+
+
+def _uniform_bias(bound):
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+class Expert(nn.Module):
+    """One head: features `[..., D]` → mean `[..., A]`, raw scale `[..., A]`, raw tril."""
+
+    action_dim: int
+    full: bool
+    trunk: nn.Module | None
+    body: nn.Module
+    init_spread: float
+
+    @nn.compact
+    def __call__(self, features):
+        if self.trunk is not None:
+            features = self.trunk(features)
+        h = self.body(features)
+        # A small kernel on the last layer alone: experts start at their biases, spread out.
+        small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
+        mean = nn.Dense(
+            self.action_dim, kernel_init=small, bias_init=_uniform_bias(self.init_spread),
+            name="mean",
+        )(h)
+        num_off = self.action_dim * (self.action_dim - 1) // 2 if self.full else 0
+        scale = nn.Dense(self.action_dim + num_off, kernel_init=small, name="scale")(h)
+        return mean, scale, features
+
+
+class Experts(nn.Module):
+    """All experts, vmapped over the axis Z of their parameters."""
+
+    action_dim: int
+    num_experts: int
+    independent: bool
+    full: bool
+    make_trunk: callable
+    make_head: callable
+    init_spread: float
+    init_std: float
+    std_floor: float
+
+    @nn.compact
+    def __call__(self, observation):
+        """`[..., O]` → means `[..., Z, A]`, factors, features of the trunk `[..., D]`."""
+        shared = observation if self.independent else self.make_trunk(name="trunk")(observation)
+        stacked = nn.vmap(
+            Expert,
+            in_axes=None,
+            out_axes=(-2, -2, -2),
+            axis_size=self.num_experts,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+        )
+        mean, raw, _ = stacked(
+            self.action_dim,
+            self.full,
+            self.make_trunk(parent=None) if self.independent else None,
+            self.make_head(parent=None),
+            self.init_spread,
+            name="experts",
+        )(shared)
+        scale_tril = build_scale_tril(raw, self.action_dim, self.init_std, self.std_floor)
+        return mean, scale_tril, shared
+
+
+def build_scale_tril(raw, action_dim: int, init_std: float, std_floor: float):
+    """The factor `[..., A, A]` (or its diagonal `[..., A]`) from raw outputs `[..., A + ...]`.
+
+    L = diag(s) (I + N) with s = init_std · exp(raw), N strictly lower triangular: an off-diagonal
+    is relative to its row, so that the same numbers mean the same shape at every scale. The
+    floor is one of the *eigenvalues* of L Lᵀ: std_floor² I is added to it. A floor on the
+    diagonal of L would not bound them.
+    """
+    scale = init_std * jnp.exp(raw[..., :action_dim])
+    if raw.shape[-1] == action_dim:
+        return jnp.hypot(scale, std_floor) if std_floor else scale
+    rows, columns = jnp.tril_indices(action_dim, -1)
+    unit = jnp.zeros((*raw.shape[:-1], action_dim, action_dim), raw.dtype)
+    unit = unit.at[..., rows, columns].set(raw[..., action_dim:]) + jnp.eye(action_dim)
+    tril = scale[..., :, None] * unit
+    if not std_floor:
+        return tril
+    return gaussian.diffuse_tril(scale, tril, jnp.ones(()), jnp.asarray(std_floor))
+
+
+class Gating(nn.Module):
+    """log q(z|s): an MLP on the features of the trunk; starts uniform."""
+
+    num_experts: int
+    body: nn.Module
+
+    @nn.compact
+    def __call__(self, features):
+        h = self.body(features)
+        logits = nn.Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="logits")(h)
+        return nn.log_softmax(logits)
+
+
+class MixtureOfExperts(nn.Module):
+    """q(a|s). See the file's head; every size is documented in `vdd_jax.config`."""
+
+    action_dim: int
+    num_experts: int
+    covariance: str = "full"
+    independent: bool = False
+    trunk: str = "mlp"
+    trunk_width: int = 64
+    trunk_depth: int = 2
+    head: str = "mlp"
+    head_width: int = 64
+    head_depth: int = 1
+    gating: str = "learned"
+    gating_width: int = 64
+    gating_depth: int = 2
+    activation: str = "mish"
+    init_spread: float = 1.0
+    init_std: float = 1.0
+    std_floor: float = 1e-4
+
+    @nn.compact
+    def __call__(self, observation) -> Mixture:
+        """Mixture with batch axes `[...]` for observations `[..., O]`."""
+        x = at_least_one_number(observation)
+
+        def make_trunk(**kw):
+            return BACKBONES[self.trunk](
+                self.trunk_width, self.trunk_depth, self.activation, **kw
+            )
+
+        def make_head(**kw):
+            return BACKBONES[self.head](self.head_width, self.head_depth, self.activation, **kw)
+
+        means, scale_tril, features = Experts(
+            self.action_dim, self.num_experts, self.independent, self.covariance == "full",
+            make_trunk, make_head, self.init_spread, self.init_std, self.std_floor,
+            name="experts",
+        )(x)
+        if self.gating == "uniform":
+            log_weights = jnp.full(means.shape[:-1], -jnp.log(float(self.num_experts)))
+            return Mixture(log_weights, means, scale_tril)
+        # With independent experts there are no shared features: the gating is an MLP of its own.
+        body = BACKBONES["mlp"](self.gating_width, self.gating_depth, self.activation, parent=None)
+        log_weights = Gating(self.num_experts, body, name="gating")(
+            jax.lax.stop_gradient(features)
+        )
+        return Mixture(log_weights, means, scale_tril)

@@ -1,0 +1,128 @@
+"""The order of a run: the workdir is claimed, then each stage is run, resumed or skipped."""
+
+import json
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from vdd_jax import config as config_lib
+from vdd_jax import distill, evaluate, problem
+from vdd_jax.checkpoint import CheckpointError, write_json
+from vdd_jax.config import ConfigError
+from vdd_jax.metrics import TrainingDiverged
+
+
+class WorkdirError(RuntimeError):
+    """A workdir that belongs to something else; the text is for the user."""
+
+
+USER_ERRORS = (ConfigError, WorkdirError, CheckpointError, TrainingDiverged, OSError)
+
+
+def claim(config: ConfigDict, workdir: Path, overwrite: bool) -> None:
+    """Makes `workdir` this configuration's, or raises WorkdirError and touches nothing.
+
+    With `overwrite` what is there is moved aside, to the first free `workdir.old-N`.
+    """
+    if overwrite and workdir.exists():
+        n = 1
+        while (aside := workdir.with_name(f"{workdir.name}.old-{n}")).exists():
+            n += 1
+        workdir.rename(aside)
+        print(f"moved what was in {workdir} to {aside}")
+    file = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise WorkdirError(f"{workdir} is a file; --workdir should be a directory")
+    if workdir.exists() and any(workdir.iterdir()) and not file.exists():
+        raise WorkdirError(
+            f"{workdir} is not empty and not a run of vdd_jax (it has no config.json); "
+            "choose another --workdir"
+        )
+    if file.exists():
+        try:
+            stored = config_lib.from_json(file.read_text())
+        except (ConfigError, json.JSONDecodeError) as error:
+            raise WorkdirError(f"{file} cannot be read as a configuration: {error}") from error
+        if different := config_lib.differences(stored, config):
+            raise WorkdirError(
+                f"{workdir} holds a run of another configuration:\n  "
+                + "\n  ".join(different)
+                + "\nchoose another --workdir, or give --overwrite (which moves it aside)"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(file, config.to_dict())
+
+
+def announce(config: ConfigDict, workdir: Path) -> str:
+    """The block that opens a run."""
+    spec = problem.build(config).spec
+    model = problem.student(config, spec.action_dim)
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, spec.observation_dim)))
+    )
+    count = {
+        group: sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for group, tree in shapes["params"].items()
+    }
+    devices = jax.devices()
+    lines = {
+        "task": f"{spec.name}: observation {spec.observation_dim}, action {spec.action_dim}, "
+                f"{spec.num_modes} modes",
+        "devices": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform}); "
+                   f"one is used",
+        "student": f"{config.student.num_experts} experts, {config.student.covariance} "
+                   f"covariance, {config.student.gating} gating",
+        "parameters": ", ".join(f"{group} {n:,}" for group, n in count.items()),
+        "batch": f"{config.distill.batch_size} states × {config.student.num_experts} experts × "
+                 f"{config.distill.samples_per_state} samples per device",
+        "iterations": f"{config.distill.num_iterations:,}",
+        "workdir": str(workdir),
+    }
+    return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+
+
+def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dict | None:
+    """Runs `config.stages` in `workdir`; returns the report if there is one.
+
+    Raises:
+      ConfigError, WorkdirError, CheckpointError, TrainingDiverged: with a text for the user.
+    """
+    config_lib.validate(config)
+    workdir = Path(workdir)
+    claim(config, workdir, overwrite)
+    print(announce(config, workdir), flush=True)
+    times_file = workdir / "wall_seconds.json"
+    seconds = json.loads(times_file.read_text()) if times_file.exists() else {}
+    report = None
+    for stage in config.stages:
+        start = time.monotonic()
+        if stage == "distill":
+            if distill.finished(config, workdir):
+                print("[distill] finished before; skipped")
+                continue
+            distill.run(config, workdir)
+        else:
+            report = evaluate.run(config, workdir, seconds)
+        # a stage that was resumed has taken what all its parts took
+        seconds[stage] = round(seconds.get(stage, 0.0) * (stage != "evaluate")
+                               + time.monotonic() - start, 3)
+        write_json(times_file, seconds)
+    if report is not None:
+        report["wall_seconds"] = seconds
+        write_json(workdir / "report.json", report)
+        print("\n" + evaluate.summary(report) + f"\n\nreport   {workdir / 'report.json'}")
+        if config.run.figures:
+            _draw(config, workdir)
+    return report
+
+
+def _draw(config: ConfigDict, workdir: Path) -> None:
+    try:
+        from vdd_jax import figures
+    except ModuleNotFoundError as error:
+        print(f"figures  not drawn: {error.name} is missing; pip install 'vdd_jax[plot]'")
+        return
+    for path in figures.draw(config, workdir):
+        print(f"figure   {path}")
