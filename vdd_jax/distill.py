@@ -92,15 +92,14 @@ def noise_level(
     return Level(t, schedule.alpha(t), schedule.sigma(t))
 
 
-def make_step(config: ConfigDict, model, teacher, key: jax.Array):
-    """`step(state, data) → (state, metrics)`: one iteration, a pure function.
+def make_step(config: ConfigDict, model, teacher):
+    """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
-    All randomness comes from `key` and `state.step`. `config` is `config.distill`.
+    All randomness comes from `key`, of the run, and `state.step`. `config` is `config.distill`.
     """
     expert_optimiser, gating_optimiser = optimisers(config)
     batch_size = config.batch_size
     diffused = config.bound == "diffused"
-    batch_key, noise_key = jax.random.split(key)
 
     def student(experts, params, observation):
         return model.apply({"params": {**params, "experts": experts}}, observation)
@@ -169,7 +168,8 @@ def make_step(config: ConfigDict, model, teacher, key: jax.Array):
         started = state.step >= config.gating_start * config.num_iterations
         return jax.lax.cond(started, update, lambda state: (state, jnp.zeros(())), state)
 
-    def step(state: State, data: Batch):
+    def step(state: State, data: Batch, key: jax.Array):
+        batch_key, noise_key = jax.random.split(key)
         key = jax.random.fold_in(noise_key, state.step)
         keys = jax.random.split(key, config.expert_steps + config.gating_steps)
         batch = batch_at(data, batch_key, state.step, batch_size)
@@ -223,14 +223,14 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     model = problem.student(config, task.spec.action_dim)
     init_key, step_key, health_key = jax.random.split(jax.random.key(config.seed), 3)
     state = jax.jit(lambda k: init(config.distill, model, k, task.spec.observation_dim))(init_key)
-    step = make_step(config.distill, model, task.teacher, step_key)
+    step = make_step(config.distill, model, task.teacher)
     health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
                                  health_key))
 
-    def advance(state, data, num):
-        return jax.lax.scan(lambda s, _: step(s, data), state, length=num)
+    def advance(state, data, key, num):
+        return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
 
-    advance = jax.jit(advance, static_argnums=2, donate_argnums=0)
+    advance = jax.jit(advance, static_argnums=3, donate_argnums=0)
     snapshot_steps = _snapshot_steps(config)
     total = config.distill.num_iterations
     end = min(total, stop_at or total)
@@ -249,7 +249,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
             stops = (_next_multiple(done, every) for every in (
                 config.run.steps_per_dispatch, config.run.log_every, config.run.checkpoint_every))
             after = min(*stops, *(s for s in snapshot_steps if s > done), end)
-            state, metrics = advance(state, task.data, after - done)
+            state, metrics = advance(state, task.data, step_key, after - done)
             metrics = jax.device_get(metrics)
             check_finite(metrics, done, "distill")
             done = after

@@ -26,7 +26,7 @@ _OVERWRITE = flags.DEFINE_bool(
 
 def _main(_):
     if not flags.FLAGS["verbosity"].present:  # orbax tells every file it touches
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)
     config = _CONFIG.value
     config_lib.validate(config)
     if _PRINT.value:

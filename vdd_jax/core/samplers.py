@@ -75,7 +75,7 @@ def ratios(schedule: Schedule, num_steps: int, spacing: str = "karras", rho: flo
     elif spacing == "log":
         r = high * (low / high) ** u
     elif spacing == "time":
-        r = schedule.ratio(schedule.t_max + u * (schedule.t_min - schedule.t_max))
+        r = schedule.ratio((1.0 - u) * schedule.t_max + u * schedule.t_min)
     else:
         raise ValueError(f"unknown spacing {spacing!r}; there are karras, log, time")
     return jnp.append(r, 0.0)
