@@ -51,6 +51,8 @@ def _paper(config):
     config.distill.bound = "published"
     config.distill.entropy = "closed"
     config.distill.gating_diffused = False
+    config.distill.gating_start = 0.0
+    config.distill.gating_full = 0.0
     config.distill.noise.kind = "fixed"
     config.distill.noise.high = 0.1
     config.distill.noise.low = 0.1

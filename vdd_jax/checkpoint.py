@@ -68,14 +68,15 @@ class Checkpoints:
         """The scaler and the JSON object of a step (default: the latest)."""
         found = self._restore(step, scaler=ocp.args.JsonRestore(), config=ocp.args.JsonRestore())
         config = found["config"]
-        if config.get("format") != FORMAT:
+        stored_format = config.get("format") if isinstance(config, dict) else None
+        if stored_format != FORMAT:
             raise CheckpointError(
-                f"the checkpoint in {self.directory} has format {config.get('format')}; "
+                f"the checkpoint in {self.directory} has format {stored_format}; "
                 f"this version reads format {FORMAT}"
             )
         try:
             scaler = Scaler(**{k: jnp.asarray(v, jnp.float32) for k, v in found["scaler"].items()})
-        except TypeError as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the scaler of the checkpoint in {self.directory} is not of this library: {error}"
             ) from error

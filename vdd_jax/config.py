@@ -7,6 +7,7 @@ action (see `vdd_jax.core.schedules`), so that 1 is about the spread of the data
 
 import difflib
 import json
+import math
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -95,8 +96,13 @@ KEYS: dict[str, Key] = {
     "distill.expert_steps": Key(1, "expert updates in an iteration", **_at_least(1)),
     "distill.gating_steps": Key(1, "gating updates in an iteration", **_at_least(0)),
     "distill.weight_by_gating": Key(False, "weight an expert's bound by q(z|s)"),
-    "distill.gating_start": Key(0.0, "fraction of the iterations after which the gating learns",
+    "distill.gating_start": Key(0.1, "fraction of the iterations after which the gating learns",
                                 **_FRACTION),
+    "distill.gating_full": Key(
+        0.4, "fraction of the iterations after which the gating's target is the responsibilities "
+        "alone; from gating_start on, their share rises and that of uniform weights falls",
+        **_FRACTION,
+    ),
     "distill.gating_diffused": Key(
         True, "the gating's responsibilities are those of the diffused student at noised actions"
     ),
@@ -112,12 +118,19 @@ KEYS: dict[str, Key] = {
     ),
     "distill.noise.high": Key(2.0, "largest noise level, σ/α", **_POSITIVE),
     "distill.noise.low": Key(0.005, "smallest noise level, σ/α", **_POSITIVE),
-    "distill.noise.steps": Key((), "discrete: times of the teacher's schedule"),
+    "distill.noise.steps": Key(
+        (), "discrete: times of the teacher's schedule",
+        lambda v: all(math.isfinite(t) and t >= 0 for t in v), "numbers of at least 0",
+    ),
     "distill.noise.anneal_shape": Key("geometric", "path from high to low",
                                       **_one_of("linear", "geometric")),
     "distill.noise.anneal_end": Key(
         0.7, "fraction of the iterations after which the level stays low",
         lambda v: 0 < v <= 1, "in (0, 1]",
+    ),
+    "distill.noise.anneal_broad": Key(
+        0.5, "annealed: share of the states whose level is log-uniform between the path and "
+        "high: coarse noise sees the modes and weights that fine noise cannot", **_FRACTION,
     ),
     # ---- evaluation
     "evaluate.num_samples": Key(20_000, "samples behind each KL", **_at_least(1)),
@@ -189,6 +202,8 @@ def validate(config: ConfigDict) -> None:
             fine = False
         if not fine:
             errors.append(f"config.{name} is {value!r}; it should be {key.expected}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            errors.append(f"config.{name} is {value!r}; it should be a finite number")
         else:
             good[name] = value
     if len(good) == len(KEYS) and not errors:
@@ -223,6 +238,8 @@ def _inconsistencies(c: dict[str, Any]) -> list[str]:
     if c["student.independent"] and c["student.trunk_depth"] == 0 and c["task.observation_dim"]:
         errors.append("config.student.independent asks for a trunk in every expert, but "
                       "config.student.trunk_depth is 0")
+    if c["distill.gating_full"] < c["distill.gating_start"]:
+        errors.append("config.distill.gating_full is before config.distill.gating_start")
     if c["student.gating"] == "learned" and c["distill.gating_steps"] == 0:
         errors.append("config.student.gating is 'learned', but config.distill.gating_steps is 0")
     return errors
@@ -248,16 +265,27 @@ def from_json(stored: str | dict) -> ConfigDict:
     Raises:
       ConfigError: for keys that no longer exist, or values that do not fit.
     """
-    stored = json.loads(stored) if isinstance(stored, str) else stored
+    if isinstance(stored, str):
+        try:
+            stored = json.loads(stored)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"this is not JSON: {error}") from error
+    if not isinstance(stored, dict):
+        raise ConfigError(f"a configuration is a JSON object, not {str(stored)[:40]!r}")
     stored = flatten(ConfigDict(stored))
     unknown = [k for k in stored if k not in KEYS]
     if unknown:
         raise ConfigError("\n".join(f"unknown key config.{k}{did_you_mean(k)}" for k in unknown))
     config = default()
     for name, value in stored.items():
-        if isinstance(KEYS[name].default, tuple):
+        if isinstance(KEYS[name].default, tuple) and isinstance(value, list):
             value = tuple(value)
-        config.update_from_flattened_dict({name: value})
+        *groups, leaf = name.split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        with node.ignore_type():  # `validate` complains better, and of everything at once
+            node[leaf] = value
     validate(config)
     return config
 

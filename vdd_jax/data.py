@@ -48,7 +48,9 @@ def fit_scaler(observation: jax.Array, action: jax.Array, kind: str = "standard"
 
     def spread(values):
         std = values.std(axis=0)
-        return jnp.where(std > 1e-8, std, 1.0)
+        # a constant column has a std of rounding errors, not of 0
+        varies = values.max(axis=0) > values.min(axis=0)
+        return jnp.where(varies & (std > 1e-8), std, 1.0)
 
     return Scaler(action.mean(0), spread(action), observation.mean(0), spread(observation))
 

@@ -87,7 +87,10 @@ def noise_level(
         path = high * (low / high) ** u if noise.anneal_shape == "geometric" else (
             high + (low - high) * u
         )
-        ratio = jnp.full((batch_size,), path)
+        broad_key, share_key = jax.random.split(key)
+        broad = jax.random.uniform(share_key, (batch_size,)) < noise.anneal_broad
+        up = jnp.where(broad, jax.random.uniform(broad_key, (batch_size,)), 0.0)
+        ratio = path * (high / path) ** up
     t = schedule.time(ratio)
     return Level(t, schedule.alpha(t), schedule.sigma(t))
 
@@ -145,6 +148,9 @@ def make_step(config: ConfigDict, model, teacher):
     def gating_update(state: State, batch: Batch, key):
         level_key, eps_key = jax.random.split(key)
         level = level_at(state, level_key)
+        begin, full = config.gating_start, config.gating_full
+        progress = state.step / config.num_iterations
+        smoothing = 1.0 - jnp.clip((progress - begin) / max(full - begin, 1e-6), 0.0, 1.0)
 
         def loss(gating):
             params = {**state.params, "gating": gating}
@@ -155,7 +161,7 @@ def make_step(config: ConfigDict, model, teacher):
                 action = level.alpha[:, None] * action + level.sigma[:, None] * eps
                 at = mixture.diffuse(q, level.alpha, level.sigma)
             responsibilities = mixture.log_responsibilities(jax.lax.stop_gradient(at), action)
-            return jnp.mean(objectives.gating(q.log_weights, responsibilities))
+            return jnp.mean(objectives.gating(q.log_weights, responsibilities, smoothing))
 
         def update(state):
             value, grads = jax.value_and_grad(loss)(state.params["gating"])
@@ -243,7 +249,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         if checkpoints.latest_step() is not None:
             state = _restore(checkpoints, state)
         done = int(state.step)
-        if done == 0:
+        if done == 0 and config.run.num_snapshots:
             _save_snapshot(model, state, task, workdir, 0)
         while done < end:
             stops = (_next_multiple(done, every) for every in (

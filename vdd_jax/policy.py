@@ -129,7 +129,12 @@ def load(workdir: str | Path) -> Policy:
         )
     with Checkpoints(directory, read_only=True) as checkpoints:
         scaler, stored = checkpoints.restore_scaler_and_config()
-        settings = config.from_json(stored["config"])
+        try:
+            settings = config.from_json(stored["config"])
+        except (KeyError, config.ConfigError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {directory} is not of a student this version knows: {error}"
+            ) from error
         spec = TASKS[settings.task.name].spec(settings.task)
         model = problem.student(settings, spec.action_dim)
         shapes = jax.eval_shape(

@@ -35,7 +35,8 @@ def claim(config: ConfigDict, workdir: Path, overwrite: bool) -> None:
     file = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise WorkdirError(f"{workdir} is a file; --workdir should be a directory")
-    if workdir.exists() and any(workdir.iterdir()) and not file.exists():
+    started = {file.name + ".tmp"}  # what a run leaves that was killed on this very line
+    if workdir.exists() and not file.exists() and {f.name for f in workdir.iterdir()} - started:
         raise WorkdirError(
             f"{workdir} is not empty and not a run of vdd_jax (it has no config.json); "
             "choose another --workdir"
@@ -43,7 +44,7 @@ def claim(config: ConfigDict, workdir: Path, overwrite: bool) -> None:
     if file.exists():
         try:
             stored = config_lib.from_json(file.read_text())
-        except (ConfigError, json.JSONDecodeError) as error:
+        except (ConfigError, UnicodeDecodeError) as error:
             raise WorkdirError(f"{file} cannot be read as a configuration: {error}") from error
         if different := config_lib.differences(stored, config):
             raise WorkdirError(

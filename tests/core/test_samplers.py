@@ -11,6 +11,7 @@ import scipy.stats
 from vdd_jax.core import mixture, samplers, schedules
 
 VE = schedules.ve(0.002, 80.0)
+COSINE = schedules.vp_cosine()
 TARGET = mixture.Mixture(
     jnp.log(jnp.array([0.3, 0.7])),
     jnp.array([[-1.5], [1.0]]),
@@ -68,7 +69,7 @@ def cdf(x):
         ("heun", VE, 30, "karras"),
         ("dpmpp_2m", VE, 40, "log"),
         ("euler_ancestral", VE, 150, "karras"),
-        ("heun", schedules.vp_cosine(), 40, "karras"),
+        ("heun", COSINE, 40, "karras"),
         ("dpmpp_2m", schedules.vp_linear(), 40, "log"),
         ("ddpm", schedules.vp_discrete(schedules.cosine_betas(200)), 200, "time"),
         ("ddim", schedules.vp_discrete(schedules.linear_betas(1000)), 200, "time"),
@@ -86,7 +87,7 @@ def test_one_dimensional_law(sampler, schedule, num_steps, spacing):
 
 @pytest.mark.parametrize(
     ("sampler", "schedule", "num_steps"),
-    [("dpmpp_2m", VE, 40), ("euler_ancestral", schedules.vp_cosine(), 200)],
+    [("dpmpp_2m", VE, 40), ("euler_ancestral", COSINE, 200)],
 )
 def test_two_dimensional_modes(sampler, schedule, num_steps):
     """Proportions, means and covariances of three correlated modes."""
@@ -174,9 +175,11 @@ def test_each_step_is_the_textbook_step(eta, textbook):
         alpha, r = np.sqrt(BAR[t]), np.sqrt((1 - BAR[t]) / BAR[t])
         before = BAR[t - 1] if t else 1.0
         r_next = np.sqrt((1 - before) / before)
-        y, _ = samplers._euler(
-            lambda y, r, alpha=alpha, t=t: network(alpha * y, t), x / alpha, r, r_next, noise, 0, eta
-        )
+
+        def denoise(y, r, alpha=alpha, t=t):
+            return network(alpha * y, t)
+
+        y, _ = samplers._euler(denoise, x / alpha, r, r_next, noise, None, eta)
         expected = textbook(x, t, noise) if eta else textbook(x, t)
         np.testing.assert_allclose(np.sqrt(before) * y, expected, rtol=1e-4, atol=1e-5)
 
@@ -199,7 +202,7 @@ def test_ddpm_run_has_the_moments_of_the_textbook_chain():
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_one_step_is_one_call_at_the_most_noise(sampler):
     """The answer is E[a|x] at x ~ N(0, σ²), t = t_max."""
-    schedule = schedules.vp_cosine()
+    schedule = COSINE
     shape = (300, 1)
     out = draw(lambda x, t: jnp.where(x > 0, x, t), shape, schedule, 1, sampler)
     noise = prior(shape, schedule)

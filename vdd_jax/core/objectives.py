@@ -112,11 +112,14 @@ BOUNDS = ("published", "scaled", "diffused")
 ENTROPIES = ("closed", "path")
 
 
-def gating(log_weights: jax.Array, log_responsibilities: jax.Array) -> jax.Array:
-    """Cross-entropy −Σ_z q̃(z|a,s) log q(z|s), `[...]`, both `[..., Z]`, a ~ π.
+def gating(log_weights: jax.Array, log_responsibilities: jax.Array, smoothing=0.0) -> jax.Array:
+    """Cross-entropy −Σ_z p(z) log q(z|s), `[...]`, both arguments `[..., Z]`, a ~ π.
 
-    The forward KL to the responsibilities, whose minimiser over actions of π is the weight with
-    which π visits each expert. No gradient goes into the responsibilities.
+    With `smoothing` ε = 0 the target p is q̃(z|a,s): the forward KL to the responsibilities,
+    whose minimiser over actions of π is the weight with which π visits each expert. Otherwise
+    p = (1 − ε) q̃ + ε/Z holds the weights near uniform, which keeps two experts from sharing one
+    mode while they separate. No gradient goes into the responsibilities.
     """
     target = jnp.exp(jax.lax.stop_gradient(log_responsibilities))
+    target = (1.0 - smoothing) * target + smoothing / target.shape[-1]
     return -jnp.sum(target * log_weights, axis=-1)

@@ -1,0 +1,64 @@
+"""What several test files share: one finished run, and a compilation cache.
+
+A test file that uses a fixture of this one says `pytest_plugins = "smoke_run"`.
+"""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+from tiny_config import tiny
+
+from vdd_jax import policy as policy_lib
+from vdd_jax import stages
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remember_compiled_programs(tmp_path_factory):
+    """Most of a test's time is compilation; runs of one configuration compile once a session."""
+    folder = str(tmp_path_factory.mktemp("xla"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()
+    # for the processes that tests start: the same numbers from the same programs
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+
+
+class Finished(NamedTuple):
+    config: ConfigDict
+    workdir: Path
+    report: dict
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Finished:
+    """A run that was left to converge; tests that damage it work on a copy."""
+    config = tiny(
+        distill__num_iterations=800, distill__batch_size=32, distill__samples_per_state=4,
+        student__trunk_width=32, student__head_width=32,
+        distill__learning_rate=5e-3, evaluate__num_samples=4_000, run__figures=True,
+        run__steps_per_dispatch=400, run__log_every=400, run__checkpoint_every=400,
+        run__num_snapshots=3,
+    )
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        report = stages.run(config, workdir)
+    return Finished(config, workdir, report, out.getvalue())
+
+
+@pytest.fixture(scope="session")
+def policy(finished):
+    """Its student."""
+    return policy_lib.load(finished.workdir)

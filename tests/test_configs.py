@@ -1,0 +1,92 @@
+"""Every file under configs/ loads in every variant that it names, and its `:smoke` variant runs."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from vdd_jax import config as config_lib
+from vdd_jax import stages
+
+pytest_plugins = "smoke_run"
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def variants(path):
+    """The variants of which the docstring gives a command; '' is the file itself."""
+    found = re.findall(rf"--config=configs/{path.name}(?::(\w+))?", load(path).__doc__)
+    return sorted(set(found))
+
+
+NAMED = [(path, variant) for path in FILES for variant in variants(path)]
+
+
+def test_there_are_configs():
+    """The toy, and its published settings."""
+    assert (CONFIGS / "toy.py", "paper") in NAMED
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_the_docstring_gives_the_commands(path):
+    """The file itself and a smoke variant at least, and every variant that the code knows."""
+    known = set(re.findall(r'variant == "(\w+)"', path.read_text()))
+    assert set(variants(path)) == known | {""} and "smoke" in known
+
+
+@pytest.mark.parametrize("path, variant", NAMED, ids=lambda v: getattr(v, "stem", v or "itself"))
+def test_every_variant_is_valid(path, variant):
+    """It has all keys and no others, and says the same again through JSON."""
+    config = load(path).get_config(variant)
+    config_lib.validate(config)
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert config_lib.differences(config, again) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_an_unknown_variant_is_refused(path):
+    """With the names of those there are."""
+    with pytest.raises(ValueError, match="smoke.*'smok'"):
+        load(path).get_config("smok")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_smoke_variants_run(path, tmp_path):
+    """From nothing to a report with finite numbers."""
+    report = stages.run(load(path).get_config("smoke"), tmp_path / "run")
+    student = report["student"]
+    assert all(abs(v) < 1e6 for v in student.values())
+    assert (tmp_path / "run" / "report.json").exists()
+
+
+def toy(variant=""):
+    return load(CONFIGS / "toy.py").get_config(variant)
+
+
+def test_the_toy_has_one_expert_a_mode_unless_told_otherwise():
+    """The number of experts follows the number of modes, and not the other way round."""
+    config = toy()
+    assert config.student.num_experts == config.task.num_modes == 8
+    config.task.num_modes = 5
+    assert config.student.num_experts == 5
+    config.student.num_experts = 16
+    assert (config.student.num_experts, config.task.num_modes) == (16, 5)
+    config.task.num_modes = 3
+    assert config.student.num_experts == 16
+
+
+def test_the_paper_has_eight_experts():
+    """The published settings do not follow the modes."""
+    config = toy("paper")
+    config.task.num_modes = 5
+    assert config.student.num_experts == 8 and config.task.num_modes == 5
+    assert config.distill.bound == "published" and config.distill.noise.kind == "fixed"

@@ -1,0 +1,199 @@
+"""The finished policy, as its user meets it."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdd_jax import policy as policy_lib
+from vdd_jax import problem
+from vdd_jax.checkpoint import CheckpointError
+from vdd_jax.core import mixture
+
+pytest_plugins = "smoke_run"
+
+OBSERVATION = np.array([0.3], np.float32)
+BATCH = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3, 1)
+KEY = jax.random.key(0)
+
+
+def test_batched_equals_one_by_one(policy):
+    """Any batch axes; the mixture and the density at each observation are its own."""
+    action = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32)
+    together, log_prob = policy.mixture(BATCH), policy.log_prob(BATCH, action)
+    assert log_prob.shape == (2, 3) and together.means.shape == (2, 3, 2, 2)
+    for i, j in np.ndindex(2, 3):
+        alone = policy.mixture(BATCH[i, j])
+        for one, many in zip(alone, together, strict=True):
+            np.testing.assert_allclose(one, many[i, j], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(policy.log_prob(BATCH[i, j], action[i, j]), log_prob[i, j],
+                                   rtol=1e-4, atol=1e-5)
+
+
+def test_numpy_jax_and_lists_are_all_the_same(policy):
+    """In NumPy of any float type, JAX or plain lists; out JAX."""
+    expected = policy.act(OBSERVATION, KEY)
+    assert isinstance(expected, jax.Array) and expected.dtype == jnp.float32
+    for same in (OBSERVATION.astype(np.float64), jnp.asarray(OBSERVATION), [float(OBSERVATION[0])]):
+        np.testing.assert_array_equal(policy.act(same, KEY), expected)
+
+
+def test_log_prob_integrates_to_1_in_the_tasks_units(policy):
+    """On a grid of actions as the task knows them: the scaler's Jacobian is in the density."""
+    line = np.arange(-8, 8, 0.1, dtype=np.float32)
+    grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+    observation = np.broadcast_to(OBSERVATION, (len(grid), 1))
+    density = np.exp(np.asarray(policy.log_prob(observation, grid), np.float64))
+    np.testing.assert_allclose(density.sum() * 0.1**2, 1.0, atol=1e-3)
+
+
+def test_the_policy_is_the_teacher_it_was_distilled_from(policy, finished):
+    """Means, stds and likelihoods are those of the target in the task's units."""
+    task = problem.build(finished.config)
+    target = mixture.affine(
+        task.teacher.density(task.scaler.scale_observation(OBSERVATION)),
+        task.scaler.action_std, task.scaler.action_mean)
+    found = policy.mixture(OBSERVATION)
+    order = np.argsort(found.means[:, 0])
+    np.testing.assert_allclose(found.means[order], target.means[np.argsort(target.means[:, 0])],
+                               atol=0.2)
+    stds = np.linalg.svd(np.asarray(found.scale_tril), compute_uv=False)
+    np.testing.assert_allclose(stds, 0.5, atol=0.1)
+
+
+def test_acting(policy):
+    """The mean of a drawn expert, of the likeliest, or a sample of the whole mixture."""
+    q = policy.mixture(OBSERVATION)
+    many = np.broadcast_to(OBSERVATION, (400, 1))
+    drawn = np.asarray(policy.act(many, KEY))
+    expert = np.linalg.norm(drawn[:, None] - q.means, axis=-1)
+    assert np.all(expert.min(-1) < 1e-4)
+    share = np.bincount(expert.argmin(-1), minlength=2) / 400
+    np.testing.assert_allclose(share, np.exp(q.log_weights), atol=0.1)
+    np.testing.assert_allclose(
+        policy.act(OBSERVATION, KEY, "most_likely_mean"), q.means[np.argmax(q.log_weights)],
+        rtol=1e-5)
+    spread = np.asarray(policy.act(many, KEY, "sample"))
+    nearest = np.linalg.norm(spread[:, None] - q.means, axis=-1).argmin(-1)
+    residual = spread - np.asarray(q.means)[nearest]
+    np.testing.assert_allclose(residual.std(0), 0.5, atol=0.1)
+    with pytest.raises(ValueError, match="sampled_mean, most_likely_mean, sample, not 'mean'"):
+        policy.act(OBSERVATION, KEY, "mean")
+
+
+def test_the_likeliest_is_not_always_the_first(policy):
+    """The argmax is over the gating, whichever expert it is."""
+    q = policy.mixture(OBSERVATION)
+    logits = policy.params["gating"]["logits"]
+    for best in (0, 1):
+        bias = jnp.zeros(2).at[best].set(50.0)
+        params = {**policy.params, "gating": {
+            **policy.params["gating"], "logits": {**logits, "bias": bias}}}
+        sure = policy.replace(params=params)
+        for how in ("most_likely_mean", "sampled_mean"):
+            np.testing.assert_allclose(sure.act(OBSERVATION, KEY, how), q.means[best], rtol=1e-4)
+
+
+def test_randomness_is_the_keys(policy):
+    """The same key, the same action; another key, another; every element of a batch its own."""
+    many = np.broadcast_to(OBSERVATION, (20, 1))
+    for draw in (lambda key: policy.act(many, key, "sample"),
+                 lambda key: policy.sample(many, key),
+                 lambda key: policy.sample(OBSERVATION, key, (20,))):
+        first = np.asarray(draw(KEY))
+        np.testing.assert_array_equal(first, draw(KEY))
+        assert not np.any(first == np.asarray(draw(jax.random.key(1))))
+        assert len(np.unique(first[:, 0])) == 20
+
+
+def test_shapes_of_samples(policy):
+    """`shape` in front of the batch axes."""
+    assert policy.sample(BATCH, KEY, (5,)).shape == (5, 2, 3, 2)
+    assert policy.sample(OBSERVATION, KEY).shape == (2,)
+
+
+def test_entropy(policy):
+    """Two separate experts: the entropy of one and of the choice."""
+    q = policy.mixture(BATCH)
+    each = 1 + np.log(2 * np.pi) + np.linalg.slogdet(np.asarray(q.scale_tril))[1]
+    weights = np.exp(q.log_weights)
+    exact = (weights * each).sum(-1) + mixture.gating_entropy(q)
+    found = policy.entropy(BATCH, KEY, 4_000)
+    np.testing.assert_allclose(found, exact, atol=0.08)
+
+
+@pytest.mark.parametrize("call", [
+    lambda p, o: p.act(o, KEY), lambda p, o: p.sample(o, KEY), lambda p, o: p.mixture(o),
+    lambda p, o: p.log_prob(o, np.zeros((*np.shape(o)[:-1], 2))), lambda p, o: p.entropy(o, KEY),
+])
+@pytest.mark.parametrize("observation, words", [
+    (np.zeros(2), r"observation has shape \(2,\).*\[\.\.\., 1\]"),
+    (jnp.zeros((4, 3)), r"observation has shape \(4, 3\)"),
+    (np.zeros((4, 0)), r"observation has shape \(4, 0\)"),
+    (0.5, r"observation has shape \(\)"),
+    (np.array([np.nan]), "observation holds NaN or infinity"),
+    (np.array([[0.0], [np.inf]]), "observation holds NaN or infinity"),
+])
+def test_bad_observations_are_refused(policy, call, observation, words):
+    """A wrong size or NaN is a ValueError that says so, in every method."""
+    with pytest.raises(ValueError, match=words):
+        call(policy, observation)
+
+
+@pytest.mark.parametrize("action, words", [
+    (np.zeros(1), r"action has shape \(1,\).*\[\.\.\., 2\]"),
+    (np.zeros((3, 3)), r"action has shape \(3, 3\)"),
+    (np.array([0.0, np.nan]), "action holds NaN"),
+])
+def test_bad_actions_are_refused(policy, action, words):
+    """Actions are checked like observations."""
+    with pytest.raises(ValueError, match=words):
+        policy.log_prob(OBSERVATION, action)
+
+
+def test_a_policy_goes_through_jit_and_vmap(policy):
+    """It is a pytree: it can be an argument of a compiled function."""
+    act = jax.jit(lambda policy, o, key: policy.act(o, key))
+    np.testing.assert_allclose(act(policy, jnp.asarray(OBSERVATION), KEY),
+                               policy.act(OBSERVATION, KEY), rtol=1e-5)
+
+
+def test_loading_twice_gives_the_same(policy, finished):
+    """A load is a pure function of the directory, which it does not change."""
+    before = sorted(p for p in finished.workdir.rglob("*"))
+    again = policy_lib.load(str(finished.workdir))
+    for a, b in zip(jax.tree.leaves(policy.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert before == sorted(p for p in finished.workdir.rglob("*"))
+
+
+def test_a_directory_without_a_student_is_refused(tmp_path):
+    """Missing, empty, and with an empty checkpoint directory."""
+    for folder in ("missing", "."):
+        with pytest.raises(CheckpointError, match="holds no distilled student"):
+            policy_lib.load(tmp_path / folder)
+    (tmp_path / "distill" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        policy_lib.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda stored: stored.pop("config"),
+    lambda stored: stored.update(config={"optimizer": {"lr": 1}}),
+    lambda stored: stored.update(config=None),
+    lambda stored: stored.update(format=99),
+    lambda stored: stored["config"]["student"].update(num_experts=5),  # another architecture
+])
+def test_a_checkpoint_of_something_else_is_refused(finished, tmp_path, change):
+    """Whatever the stored configuration lacks or says, it is a CheckpointError with the place."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    for file in workdir.glob("distill/checkpoints/*/config/metadata"):
+        stored = json.loads(file.read_text())
+        change(stored)
+        file.write_text(json.dumps(stored))
+    with pytest.raises(CheckpointError, match="distill/checkpoints"):
+        policy_lib.load(workdir)

@@ -1,0 +1,31 @@
+"""The smallest configuration that has everything, for tests that run it."""
+
+from ml_collections import ConfigDict
+
+from vdd_jax import config as config_lib
+
+
+def tiny(**values) -> ConfigDict:
+    """A run of two experts, 20 iterations and a checkpoint every 8; `group__key=value`."""
+    config = config_lib.default()
+    config.task.update(num_modes=2, observation_dim=1, num_demonstrations=200)
+    config.student.update(
+        num_experts=2, trunk_width=8, trunk_depth=1, head_width=8, gating_width=8, gating_depth=1
+    )
+    config.distill.update(num_iterations=20, batch_size=8, samples_per_state=2)
+    config.evaluate.update(num_samples=200, num_observations=8)
+    config.run.update(steps_per_dispatch=4, log_every=8, checkpoint_every=8, num_snapshots=2,
+                      figures=False)
+    return changed(config, **values)
+
+
+def changed(config: ConfigDict, **values) -> ConfigDict:
+    """A copy with `group__key=value` put in."""
+    config = ConfigDict(config.to_dict())
+    for name, value in values.items():
+        *groups, leaf = name.split("__")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[leaf] = value
+    return config
