@@ -127,7 +127,7 @@ def judge(coefficients, desired, tcp, weight, mask) -> str:
     simulated = dynamics.follow(desired, coefficients)
     before = weight == 1.0
     squared = np.sum(np.square(np.asarray(simulated) - tcp), -1)
-    success, _ = replay(simulated, mask)
+    success, _, _ = outcome(simulated, mask)
     return (
         f"free-running RMS {100 * np.sqrt(squared[before].mean()):.3f} cm up to the finish line "
         f"({100 * np.sqrt(squared[mask].mean()):.3f} whole, largest "
@@ -135,14 +135,18 @@ def judge(coefficients, desired, tcp, weight, mask) -> str:
     )
 
 
-def replay(tcp, mask) -> tuple[np.ndarray, np.ndarray]:
-    """Success `[N]` and mode `[N]` of the paths `[N, L, 2]`, each up to its finish."""
+def outcome(tcp, mask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Success, mode and smallest clearance in metres (each `[N]`) of ways `[N, L, 2]`.
+
+    Only frames of the mask `[N, L]` and up to the finish line count.
+    """
     arrived = np.asarray(geometry.reached(tcp)) & mask
     running = (np.cumsum(arrived, 1) - arrived == 0) & mask
-    touch = np.asarray(geometry.collides(tcp[:, :-1], tcp[:, 1:])) & running[:, 1:]
+    free = np.asarray(geometry.clearance(tcp[:, :-1], tcp[:, 1:]))
+    free = np.where(running[:, 1:], free, np.inf).min(1)
     gone = np.asarray(geometry.outside(tcp)) & running
-    success = arrived.any(1) & ~touch.any(1) & ~gone.any(1)
-    return success, np.asarray(geometry.mode_of_path(jnp.asarray(tcp)))
+    success = arrived.any(1) & (free > 0) & ~gone.any(1)
+    return success, np.asarray(geometry.mode_of_path(jnp.asarray(tcp))), free
 
 
 def stability(coefficients) -> str:

@@ -54,9 +54,18 @@ def _parse(argv):
             raise config_lib.ConfigError(
                 f"unknown key config.{name}{config_lib.did_you_mean(name)}")
     try:
-        return app.parse_flags_with_usage(argv)
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        last = str(error).strip().splitlines()[-1]
+        if "Traceback" in str(error) and not last.startswith("ValueError: "):
+            raise  # a mistake in a configuration file: its author wants to see where
+        raise config_lib.ConfigError(last.removeprefix("ValueError: ")) from error
     except (TypeError, ValueError, KeyError, AttributeError, SyntaxError) as error:
         raise config_lib.ConfigError(str(error).strip("'\"")) from error
+    if rest[1:]:
+        raise config_lib.ConfigError(
+            f"unexpected {rest[1]!r}; a key is set by --config.KEY=VALUE")
+    return rest
 
 
 def main():

@@ -68,7 +68,7 @@ class Policy:
         )
 
     def entropy(self, observation, key: jax.Array, num_samples: int = 1_000) -> jax.Array:
-        """Monte-Carlo estimate of −E log q(a|s), `[...]`, in nats (a mixture has no closed form)."""
+        """Monte-Carlo estimate of −E log q(a|s), `[...]`, in nats (there is no closed form)."""
         self._check(observation, self.observation_dim, "observation")
         return _entropy(self, jnp.asarray(observation, jnp.float32), key, num_samples)
 

@@ -35,8 +35,10 @@ def density(task) -> Callable[[jax.Array], Mixture]:
     if task.name == "toy":
         angles = 2 * jnp.pi * jnp.arange(m) / m
         centres = task.radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
+    elif m > 1:
+        centres = jnp.linspace(-task.radius, task.radius, m)[:, None]
     else:
-        centres = jnp.linspace(-task.radius, task.radius, m)[:, None] if m > 1 else jnp.zeros((1, 1))
+        centres = jnp.zeros((1, 1))
     a = centres.shape[-1]
 
     def at(observation: jax.Array) -> Mixture:

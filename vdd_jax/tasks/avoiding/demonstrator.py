@@ -89,7 +89,7 @@ def draw(key: Array, ways: Array) -> Driver:
         margin=uniform(0.035, 0.055),
         smooth=uniform(0.25, 0.5),
         turn_at=jnp.append(turn_at, 0.02),
-        tolerance=uniform(0.008, 0.014),
+        tolerance=uniform(0.011, 0.016),
         idle=jnp.clip(jnp.round(3.9 * jnp.exp(0.5 * normals[3])), 0, 20),
         pause_at=uniform(10.0, 70.0, 2),
         pause_for=jnp.where(hesitates, jnp.round(uniform(2.0, 9.0, 2)), 0),

@@ -146,6 +146,7 @@ def rollout(
     def one_step(carry, action):
         states, history, valid = carry
         running = ~jax.vmap(finished)(states) & (states.steps < episode_limit)
+        action = action.astype(first.dtype)  # whatever precision the policy computes in
         if action_limit is not None:
             action = jnp.clip(action, -action_limit, action_limit)
         action = jnp.where(running[:, None], action, 0.0)
