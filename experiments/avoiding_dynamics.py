@@ -29,7 +29,7 @@ AFTER_FINISH = 0.1  # weight of the frames past the finish line, where an episod
 SETTLE = 0.2  # weight of the distance from the command at rest
 DECAY = 1.0  # weight of the log of the largest eigenvalue at rest above this:
 MAX_EIGENVALUE = 0.985
-HEADER = '''"""Coefficients of `dynamics.py`, written by `experiments/avoiding_dynamics.py`; do not edit.
+HEADER = '''"""Coefficients of `dynamics.py`, by `experiments/avoiding_dynamics.py`; do not edit.
 
 {summary}
 """
@@ -80,7 +80,10 @@ def rest_residuals(coefficients):
     away = jnp.maximum(jnp.abs(end) - tolerance, 0.0)
     # The bound keeps the solve's pole, an eigenvalue that passes 1 on the way, from dominating.
     return jnp.concatenate(
-        [DECAY * jnp.maximum(size - np.log(MAX_EIGENVALUE), 0.0), SETTLE * 0.1 * jnp.tanh(away / 0.1).ravel()]
+        [
+            DECAY * jnp.maximum(size - np.log(MAX_EIGENVALUE), 0.0),
+            SETTLE * 0.1 * jnp.tanh(away / 0.1).ravel(),
+        ]
     )
 
 
@@ -90,15 +93,18 @@ def pack(c: dynamics.Coefficients) -> np.ndarray:
 
 def unpack(theta) -> dynamics.Coefficients:
     linear, offset, initial = jnp.split(theta, [F * R * M, F * R * M + F * R])
-    return dynamics.Coefficients(
-        linear.reshape(F, R, M), offset.reshape(F, R) / 100, initial / 100
-    )
+    return dynamics.Coefficients(linear.reshape(F, R, M), offset.reshape(F, R) / 100, initial / 100)
 
 
 def first_guess() -> dynamics.Coefficients:
     linear = np.zeros((F, R, M))
     for axis, (error, velocity, action, last) in enumerate(FIRST_FIT):
-        linear[0, axis, [axis, 2 + axis, 4 + H + axis, 6 + H + axis]] = error, velocity, action, last
+        linear[0, axis, [axis, 2 + axis, 4 + H + axis, 6 + H + axis]] = (
+            error,
+            velocity,
+            action,
+            last,
+        )
     rng = np.random.default_rng(0)
     for h in range(H):  # hidden states start as low-passed errors; random inputs break symmetry
         linear[0, 2 + h, [4 + h, h]] = 0.85, 0.1

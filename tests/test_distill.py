@@ -178,6 +178,10 @@ def test_a_step_is_a_pure_function(task):
     for other in (step(state, task.data, jax.random.key(1, impl="unsafe_rbg")),
                   step(state._replace(step=jnp.asarray(5)), task.data, KEY)):
         assert not same(first[0].params, other[0].params)
+    # the same states, the same level: only what is drawn from the student differs
+    one_pair = jax.tree.map(lambda v: jnp.broadcast_to(v[:1], v.shape), task.data)
+    late = [step(state._replace(step=jnp.asarray(at)), one_pair, KEY)[0] for at in (15, 16)]
+    assert not same(late[0].params, late[1].params)
     assert set(first[0].params) == {"experts"} and "gating_loss" not in first[1]
     for at in (0, 7, 14, 19):
         _, metrics = step(state._replace(step=jnp.asarray(at)), task.data, KEY)

@@ -73,7 +73,14 @@ def test_the_first_passage_counts():
 
 def test_bands_of_the_rows():
     nothing = jnp.full(3, -1)
-    for y, row in ((-0.131, None), (-0.129, 0), (-0.069, None), (0.051, 1), (0.259, None), (0.26, 2)):
+    for y, row in (
+        (-0.131, None),
+        (-0.129, 0),
+        (-0.069, None),
+        (0.051, 1),
+        (0.259, None),
+        (0.26, 2),
+    ):
         ways = geometry.update_ways(nothing, jnp.array([0.3, y]))
         np.testing.assert_array_equal(ways >= 0, np.arange(3) == (9 if row is None else row))
     assert geometry.mode_of(jnp.array([0, -1, 2])) == -1

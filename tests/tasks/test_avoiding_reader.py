@@ -15,7 +15,9 @@ def record(frames=6, **changes):
     t = np.arange(frames, dtype=float)
     desired = np.stack([0.5 + 0.01 * t, -0.28 + 0.005 * t**2, 0.12 + 0 * t], 1)
     tcp = desired - [0.003, 0.002, 0.0]
-    return {"robot": {"des_c_pos": desired, "c_pos": tcp, "j_pos": np.zeros((frames, 7)), **changes}}
+    return {
+        "robot": {"des_c_pos": desired, "c_pos": tcp, "j_pos": np.zeros((frames, 7)), **changes}
+    }
 
 
 def write(file: Path, content, protocol=4):

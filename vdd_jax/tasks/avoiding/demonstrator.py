@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdd_jax.tasks.avoiding import dynamics, geometry, simulator
+from vdd_jax.tasks.avoiding import geometry, simulator
 from vdd_jax.types import Trajectory
 
 Array = jax.Array
@@ -117,7 +117,9 @@ def drive(driver: Driver, hand: Hand, desired: Array, tcp: Array, frame: Array):
     wanted = jnp.clip(jnp.maximum(needed, driver.side[row]), DEAD_ZONE + 0.02, 1.0)
     going = hand.push != 0
     # Let go a little early: the next frame would overshoot, and the tcp swings on.
-    arrived = (jnp.abs(error) < 0.004 + 0.5 * limit * jnp.abs(hand.push)) | (jnp.sign(error) != jnp.sign(hand.push))
+    arrived = (jnp.abs(error) < 0.004 + 0.5 * limit * jnp.abs(hand.push)) | (
+        jnp.sign(error) != jnp.sign(hand.push)
+    )
     begins = ~going & (jnp.abs(error) > driver.tolerance)
     size = jnp.where(begins, wanted, jnp.maximum(jnp.abs(hand.push), jnp.where(late, needed, 0)))
     size = jnp.minimum(size, driver.strength[row])
@@ -212,7 +214,9 @@ def demonstrate_counted(seed: int, episodes_per_mode: int = 4) -> tuple[list[Tra
                 Trajectory(tries.observations[mode, i, :length], tries.actions[mode, i, :length])
             )
     # Mode by mode in turn, so that any prefix is as balanced as it can be.
-    return [kept[m][i] for i in range(episodes_per_mode) for m in range(geometry.NUM_MODES)], discarded
+    return [
+        kept[m][i] for i in range(episodes_per_mode) for m in range(geometry.NUM_MODES)
+    ], discarded
 
 
 def demonstrate(seed: int, episodes_per_mode: int = 4) -> list[Trajectory]:

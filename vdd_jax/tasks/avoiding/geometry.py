@@ -100,7 +100,7 @@ def ways_of(mode) -> np.ndarray:
 
 
 def mode_bits(ways: Array) -> Array:
-    """The benchmark's 9-bit code: one-hot of each row's way, 2 + 3 + 4 bits, `[..., 3]` → `[..., 9]`.
+    """The 9-bit code: one-hot of each row's way, 2 + 3 + 4 bits, `[..., 3]` → `[..., 9]`.
 
     A row that was not passed has no bit set.
     """
