@@ -172,7 +172,7 @@ def stability(coefficients) -> str:
 def write(path: str, c: dynamics.Coefficients, summary: str) -> None:
     def rows(a) -> str:
         if np.ndim(a) == 1:
-            return "[" + ", ".join(f"{x:.5g}" for x in a) + "]"
+            return "[" + ", ".join(f"{x:.4g}" for x in a) + "]"
         return "[\n" + "".join(rows(x) + ",\n" for x in a) + "]"
 
     with open(path, "w") as file:

@@ -96,10 +96,10 @@ KEYS: dict[str, Key] = {
     "distill.expert_steps": Key(1, "expert updates in an iteration", **_at_least(1)),
     "distill.gating_steps": Key(1, "gating updates in an iteration", **_at_least(0)),
     "distill.weight_by_gating": Key(False, "weight an expert's bound by q(z|s)"),
-    "distill.gating_start": Key(0.1, "fraction of the iterations after which the gating learns",
+    "distill.gating_start": Key(0.2, "fraction of the iterations after which the gating learns",
                                 **_FRACTION),
     "distill.gating_full": Key(
-        0.4, "fraction of the iterations after which the gating's target is the responsibilities "
+        0.2, "fraction of the iterations after which the gating's target is the responsibilities "
         "alone; from gating_start on, their share rises and that of uniform weights falls",
         **_FRACTION,
     ),
