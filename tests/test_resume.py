@@ -13,7 +13,6 @@ import pytest
 from tiny_config import tiny
 
 from vdd_jax import checkpoint, distill, problem
-from vdd_jax import config as config_lib
 
 pytest_plugins = "smoke_run"
 
@@ -115,19 +114,19 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from vdd_jax import config, distill
+from tiny_config import tiny
+from vdd_jax import distill
 distill.check_finite = lambda *_: time.sleep(0.5)  # time to be killed in
-distill.run(config.from_json(sys.argv[2]), Path(sys.argv[1]))
+distill.run(tiny(), Path(sys.argv[1]))
 """
 
 
 def test_a_killed_run_resumes_bit_equal(uninterrupted, tmp_path):
     """SIGKILL in the middle of training, as soon as there is a checkpoint."""
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path), config_lib.to_json(tiny())],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
     try:
         deadline = time.monotonic() + 180
         while not (checkpoints(tmp_path) / "8").exists():
