@@ -180,7 +180,8 @@ def test_start_noise_and_reproducibility():
 def episodes(success, mode):
     n = len(success)
     no, success = np.zeros(n, bool), np.array(success, bool)
-    return avoiding.Episodes(success, ~success, no, no, np.full(n, 60), np.array(mode, int), *[None] * 3)
+    steps, mode = np.full(n, 60), np.array(mode, int)
+    return avoiding.Episodes(success, ~success, no, no, steps, mode, *[None] * 3)
 
 
 def test_score_by_hand():
