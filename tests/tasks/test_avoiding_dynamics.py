@@ -64,6 +64,23 @@ def test_advance_agrees_with_follow_and_takes_batches():
     np.testing.assert_allclose(followed, jnp.stack(tcp, 1), atol=1e-5)
 
 
+def test_one_step_is_the_documented_equation():
+    c, desired, tcp = dynamics.COEFFICIENTS, np.array([0.6, 0.1]), np.array([0.58, 0.07])
+    inner, action, last = np.array([0.01, 0.005, 0.002, -0.001]), np.array([0.003, 0.01]), 0.004
+    track = dynamics.Track(desired, tcp, inner, np.full(2, last))
+    new = desired + action
+    p, q = (new - dynamics.CENTRE) / dynamics.SCALE
+    inputs = np.concatenate([new - tcp, inner, action, [last, last]])
+    expected = np.zeros(4)
+    for f, phi in enumerate((1.0, p, q, p * p, p * q, q * q)):
+        expected += phi * (c.linear[f] @ inputs + c.offset[f])
+    moved = dynamics.advance(track, action)
+    np.testing.assert_allclose(moved.inner, expected, atol=1e-7)
+    np.testing.assert_allclose(moved.tcp, tcp + expected[:2], atol=1e-6)
+    np.testing.assert_allclose(moved.desired, new, atol=1e-6)
+    np.testing.assert_allclose(moved.last_action, action, rtol=1e-6)
+
+
 def test_features_stay_those_of_the_edge_outside_the_region():
     edge = jnp.array([dynamics.REGION[0, 0], 0.0])
     np.testing.assert_allclose(
