@@ -53,6 +53,7 @@ def _paper(config):
     config.distill.gating_diffused = False
     config.distill.gating_start = 0.0
     config.distill.gating_full = 0.0
+    config.distill.reallocations = 0
     config.distill.noise.kind = "fixed"
     config.distill.noise.high = 0.1
     config.distill.noise.low = 0.1

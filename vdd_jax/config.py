@@ -96,16 +96,22 @@ KEYS: dict[str, Key] = {
     "distill.expert_steps": Key(1, "expert updates in an iteration", **_at_least(1)),
     "distill.gating_steps": Key(1, "gating updates in an iteration", **_at_least(0)),
     "distill.weight_by_gating": Key(False, "weight an expert's bound by q(z|s)"),
-    "distill.gating_start": Key(0.2, "fraction of the iterations after which the gating learns",
+    "distill.gating_start": Key(0.1, "fraction of the iterations after which the gating learns",
                                 **_FRACTION),
     "distill.gating_full": Key(
-        0.2, "fraction of the iterations after which the gating's target is the responsibilities "
+        0.4, "fraction of the iterations after which the gating's target is the responsibilities "
         "alone; from gating_start on, their share rises and that of uniform weights falls",
         **_FRACTION,
     ),
     "distill.gating_diffused": Key(
         True, "the gating's responsibilities are those of the diffused student at noised actions"
     ),
+    "distill.reallocations": Key(
+        8, "times at which one redundant expert may be moved to an uncovered mode, or to halve "
+        "an expert stretched over several (vdd_jax/reallocate.py); 0: never", **_at_least(0),
+    ),
+    "distill.reallocate_from": Key(0.35, "fraction of the iterations at the first", **_FRACTION),
+    "distill.reallocate_until": Key(0.65, "fraction of the iterations at the last", **_FRACTION),
     "distill.learning_rate": Key(2e-3, "of the experts (Adam)", **_POSITIVE),
     "distill.gating_learning_rate": Key(2e-3, "of the gating (Adam)", **_POSITIVE),
     "distill.schedule": Key("cosine", "of both learning rates, over all iterations, to 0",
@@ -240,6 +246,8 @@ def _inconsistencies(c: dict[str, Any]) -> list[str]:
                       "config.student.trunk_depth is 0")
     if c["distill.gating_full"] < c["distill.gating_start"]:
         errors.append("config.distill.gating_full is before config.distill.gating_start")
+    if c["distill.reallocate_until"] < c["distill.reallocate_from"]:
+        errors.append("config.distill.reallocate_until is before config.distill.reallocate_from")
     if c["student.gating"] == "learned" and c["distill.gating_steps"] == 0:
         errors.append("config.student.gating is 'learned', but config.distill.gating_steps is 0")
     return errors

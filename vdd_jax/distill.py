@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, problem
+from vdd_jax import checkpoint, problem, reallocate
 from vdd_jax import config as config_lib
 from vdd_jax.core import mixture, objectives
 from vdd_jax.core.objectives import Level
@@ -189,6 +189,28 @@ def make_step(config: ConfigDict, model, teacher):
     return step
 
 
+def make_reallocation(config: ConfigDict, model, teacher):
+    """`reallocate(state, data, key) → (state, whether an expert was moved)`, see reallocate.py."""
+
+    def move(state: State, data: Batch, key: jax.Array):
+        key = jax.random.fold_in(key, state.step)
+        batch_key, level_key, sample_key = jax.random.split(key, 3)
+        batch = batch_at(data, batch_key, state.step, 256)
+        noise = config.noise.copy_and_resolve_references()
+        noise.anneal_broad = 0.0
+        progress = state.step / config.num_iterations
+        level = noise_level(noise, teacher.schedule, progress, level_key, 256)
+        params, moved = reallocate.reallocate(
+            state.params,
+            model.apply({"params": state.params}, batch.observation),
+            lambda x, t: teacher.score(x, batch.observation, t),
+            batch, level, sample_key,
+        )
+        return state._replace(params=params), moved
+
+    return move
+
+
 def make_health(model, teacher, held_out: Batch, low: float, key: jax.Array):
     """`health(params) → metrics` on held-out pairs: is the student becoming the teacher?
 
@@ -227,7 +249,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     """
     task = problem.build(config)
     model = problem.student(config, task.spec.action_dim)
-    init_key, step_key, health_key = jax.random.split(jax.random.key(config.seed), 3)
+    init_key, step_key, health_key, move_key = jax.random.split(jax.random.key(config.seed), 4)
     state = jax.jit(lambda k: init(config.distill, model, k, task.spec.observation_dim))(init_key)
     step = make_step(config.distill, model, task.teacher)
     health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
@@ -237,6 +259,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
 
     advance = jax.jit(advance, static_argnums=3, donate_argnums=0)
+    move = jax.jit(make_reallocation(config.distill, model, task.teacher), donate_argnums=0)
+    move_steps = reallocation_steps(config.distill)
     snapshot_steps = _snapshot_steps(config)
     total = config.distill.num_iterations
     end = min(total, stop_at or total)
@@ -254,11 +278,15 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         while done < end:
             stops = (_next_multiple(done, every) for every in (
                 config.run.steps_per_dispatch, config.run.log_every, config.run.checkpoint_every))
-            after = min(*stops, *(s for s in snapshot_steps if s > done), end)
+            after = min(*stops, *(s for s in (*snapshot_steps, *move_steps) if s > done), end)
             state, metrics = advance(state, task.data, step_key, after - done)
             metrics = jax.device_get(metrics)
             check_finite(metrics, done, "distill")
             done = after
+            if done in move_steps:  # before anything is saved, so that a resume repeats it
+                state, moved = move(state, task.data, move_key)
+                if moved:
+                    log.note(f"step {done}: a redundant expert was moved")
             log.progress(done)
             if done % config.run.log_every == 0 or done == total:
                 last = {k: v[-1] for k, v in metrics.items() if k != "expert_surrogate"}
@@ -287,6 +315,14 @@ def _restore(checkpoints, fresh: State) -> State:
         checkpoint.abstract(fresh.params), checkpoint.abstract(_training(fresh))
     )
     return State(params=params, **train)
+
+
+def reallocation_steps(config: ConfigDict) -> list[int]:
+    """Iterations after which an expert may be moved; `config` is `config.distill`."""
+    n = config.num_iterations
+    low, high = config.reallocate_from * n, config.reallocate_until * n
+    each = np.linspace(low, high, config.reallocations)
+    return sorted({round(float(step)) for step in each if 0 < step < n})
 
 
 def _next_multiple(done: int, every: int) -> int:

@@ -72,6 +72,11 @@ class Log:
         if not self._bar:
             print(f"[{self._stage}] {step}/{self._total}  {self._last}", file=self._out, flush=True)
 
+    def note(self, text: str) -> None:
+        """A line of its own beside the metrics."""
+        print(("\r\x1b[K" if self._bar else "") + f"[{self._stage}] {text}", file=self._out,
+              flush=True)
+
     def _draw(self, step, now):
         done = step / self._total
         started, first = self._start

@@ -169,3 +169,30 @@ class MixtureOfExperts(nn.Module):
             jax.lax.stop_gradient(features)
         )
         return Mixture(log_weights, means, scale_tril)
+
+
+def split_expert(params: dict, source, target, shift_source, shift_target) -> dict:
+    """Parameters in which expert `target` is a copy of expert `source`, both means shifted.
+
+    Works on the stacked axis Z alone, so for every trunk and head; the gating weight of `source`
+    is halved and shared.
+
+    Args:
+      params: `{'experts': …, 'gating': …}` of a `MixtureOfExperts`.
+      source, target: scalar integers.
+      shift_source, shift_target: `[A]`, added to the means everywhere.
+    """
+    stacked = jax.tree.map(lambda v: v.at[target].set(v[source]), params["experts"]["experts"])
+    bias = stacked["mean"]["bias"]
+    bias = bias.at[source].add(shift_source).at[target].add(shift_target)
+    stacked = {**stacked, "mean": {**stacked["mean"], "bias": bias}}
+    params = {**params, "experts": {**params["experts"], "experts": stacked}}
+    if "gating" not in params:
+        return params
+    logits = params["gating"]["logits"]
+    half = logits["bias"][source] - jnp.log(2.0)
+    logits = {
+        "kernel": logits["kernel"].at[:, target].set(logits["kernel"][:, source]),
+        "bias": logits["bias"].at[source].set(half).at[target].set(half),
+    }
+    return {**params, "gating": {**params["gating"], "logits": logits}}
