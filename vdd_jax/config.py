@@ -110,11 +110,12 @@ KEYS: dict[str, Key] = {
         8, "times at which one redundant expert may be moved to an uncovered mode, or to halve "
         "an expert stretched over several (vdd_jax/reallocate.py); 0: never", **_at_least(0),
     ),
-    "distill.reallocate_from": Key(0.35, "fraction of the iterations at the first", **_FRACTION),
+    # .3 to .65 in eight: multiples of 5 %, so that dispatches keep one length and one program
+    "distill.reallocate_from": Key(0.3, "fraction of the iterations at the first", **_FRACTION),
     "distill.reallocate_until": Key(0.65, "fraction of the iterations at the last", **_FRACTION),
     "distill.learning_rate": Key(2e-3, "of the experts (Adam)", **_POSITIVE),
     "distill.gating_learning_rate": Key(2e-3, "of the gating (Adam)", **_POSITIVE),
-    "distill.schedule": Key("cosine", "of both learning rates, over all iterations, to 0",
+    "distill.schedule": Key("cosine", "of both learning rates, each over its own updates, to 0",
                             **_one_of("constant", "linear", "cosine")),
     "distill.clip_norm": Key(0.0, "clip the gradient's global norm; 0: do not", **_at_least(0)),
     "distill.noise.kind": Key(

@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,9 +47,10 @@ def optimisers(config: ConfigDict) -> tuple[optax.GradientTransformation, ...]:
         return optax.chain(*clip, optax.adam(schedule))
 
     n = config.num_iterations
+    with_gating = n - math.ceil(config.gating_start * n)
     return (
         adam(config.learning_rate, n * config.expert_steps),
-        adam(config.gating_learning_rate, n * max(config.gating_steps, 1)),
+        adam(config.gating_learning_rate, max(with_gating * config.gating_steps, 1)),
     )
 
 
@@ -141,7 +143,7 @@ def make_step(config: ConfigDict, model, teacher):
         value, grads = jax.value_and_grad(loss)(state.params["experts"])
         updates, opt = expert_optimiser.update(grads, state.expert_opt)
         params = {**state.params, "experts": optax.apply_updates(state.params["experts"], updates)}
-        metrics = {"expert_surrogate": value, "expert_grad_norm": optax.global_norm(grads),
+        metrics = {"expert_surrogate": value, "expert_grad_norm": optax.tree.norm(grads),
                    "noise": jnp.mean(level.sigma / level.alpha)}
         return state._replace(params=params, expert_opt=opt), metrics
 
@@ -150,7 +152,9 @@ def make_step(config: ConfigDict, model, teacher):
         level = level_at(state, level_key)
         begin, full = config.gating_start, config.gating_full
         progress = state.step / config.num_iterations
-        smoothing = 1.0 - jnp.clip((progress - begin) / max(full - begin, 1e-6), 0.0, 1.0)
+        smoothing = (
+            1.0 - jnp.clip((progress - begin) / (full - begin), 0.0, 1.0) if full > begin else 0.0
+        )
 
         def loss(gating):
             params = {**state.params, "gating": gating}

@@ -106,7 +106,7 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dic
             distill.run(config, workdir)
         else:
             report = evaluate.run(config, workdir, seconds)
-        # a stage that was resumed has taken what all its parts took
+        # parts of a stage that were stopped add up; what a kill cut off is not counted
         seconds[stage] = round(seconds.get(stage, 0.0) * (stage != "evaluate")
                                + time.monotonic() - start, 3)
         write_json(times_file, seconds)
