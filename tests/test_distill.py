@@ -244,11 +244,13 @@ def updates_of(optimiser, num):
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_the_learning_rate_ends_at_0_with_the_last_update(schedule):
     """Over all `expert_steps` × iterations, not twice as fast (METHOD 4.5): half-way the rate is
-    half, the last update is still one, the next would be none."""
+    half, the last update is still one, the next would be none. The gating counts from its start.
+    """
     config = tiny(distill__schedule=schedule, distill__expert_steps=2, distill__gating_steps=3,
+                  distill__gating_start=0.5, distill__gating_full=0.5,
                   distill__learning_rate=0.5, distill__gating_learning_rate=0.25).distill
     for optimiser, rate, total in zip(
-            distill.optimisers(config), (0.5, 0.25), (40, 60), strict=True):
+            distill.optimisers(config), (0.5, 0.25), (40, 30), strict=True):
         found = updates_of(optimiser, total + 1)
         u = np.arange(total + 1) / total
         shape = {"constant": 1 + 0 * u, "linear": 1 - u, "cosine": (1 + np.cos(np.pi * u)) / 2}
@@ -418,3 +420,39 @@ def abstract_state(config) -> distill.State:
     shapes = jax.eval_shape(
         lambda: distill.init(config.distill, model, jax.random.key(0), config.task.observation_dim))
     return checkpoint.abstract(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def test_broad_noise_lies_between_the_path_and_the_highest_level():
+    """A share `anneal_broad` of the states is log-uniform above the path, the rest on it."""
+    values = {"kind": "annealed", "low": 0.01, "high": 1.0, "anneal_end": 1.0}
+    found = level(VE, 0.5, batch=4000, anneal_broad=0.25, **values).sigma
+    on_path = np.isclose(found, 0.1, rtol=1e-4)
+    assert 0.7 < on_path.mean() < 0.8
+    broad = np.log(np.asarray(found)[~on_path])
+    assert broad.min() >= np.log(0.1) - 1e-3 and broad.max() <= 1e-3
+    np.testing.assert_allclose(broad.mean(), 0.5 * np.log(0.1), atol=0.1)
+    assert np.isclose(level(VE, 0.5, batch=50, anneal_broad=0.0, **values).sigma, 0.1).all()
+
+
+def test_an_expert_is_moved_while_distilling_and_a_resume_repeats_it(tmp_path, capsys):
+    """Overlapping experts are moved and the run says so; stopping at that step changes nothing."""
+    settings = {"task__num_modes": 2, "task__mode_std": 0.05, "student__num_experts": 4,
+                "distill__reallocations": 3, "distill__num_iterations": 40,
+                "distill__noise__high": 0.05}
+    config = tiny(**settings)
+    steps = distill.reallocation_steps(config.distill)
+    assert steps == [12, 19, 26]
+    distill.run(config, tmp_path / "whole")
+    assert "a redundant expert was moved" in capsys.readouterr().out
+    distill.run(config, tmp_path / "parts", stop_at=steps[1])
+    distill.run(config, tmp_path / "parts")
+    found = []
+    for name in ("whole", "parts"):
+        task = problem.build(config)
+        model = problem.student(config, task.spec.action_dim)
+        shapes = jax.eval_shape(lambda m=model: m.init(KEY, jnp.zeros((1, 0)))["params"])
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        with checkpoint.Checkpoints(tmp_path / name / "distill" / "checkpoints",
+                                    read_only=True) as checkpoints:
+            found.append(checkpoints.restore_params(checkpoint.abstract(shapes, place)))
+    jax.tree.map(np.testing.assert_array_equal, *found)
