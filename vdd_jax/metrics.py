@@ -26,8 +26,8 @@ def check_finite(metrics: dict[str, np.ndarray], first_step: int, stage: str) ->
         names = ", ".join(f"{k} = {metrics[k][first]}" for k in bad if bad[k] == first)
         raise TrainingDiverged(
             f"{stage} stopped at step {first_step + first + 1}: {names}. The last good checkpoint, "
-            "if one was due before, is kept. Try a smaller learning rate, config.distill.clip_norm=1, or a larger "
-            "config.distill.noise.low."
+            "if one was due before, is kept. Try a smaller learning rate, "
+            "config.distill.clip_norm=1, or a larger config.distill.noise.low."
         )
 
 
