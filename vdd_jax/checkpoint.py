@@ -34,7 +34,10 @@ class Checkpoints:
             self.directory,
             item_names=("params", "train", "scaler", "config"),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
+                max_to_keep=None if read_only else keep,
+                save_interval_steps=0 if read_only else 1,  # 0: orbax wants it and warns otherwise
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 
