@@ -111,7 +111,8 @@ def render(results: dict) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--cases", help="names separated by ';' (default: all)")
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "toy.json")
     arguments = parser.parse_args()
@@ -125,7 +126,7 @@ def main():
     device = jax.devices()[0]
     for case in names:
         runs = []
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             runs.append(run(case, seed))
             print(case, runs[-1], flush=True)
         results[case] = {
