@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vdd_jax.core import objectives
+from vdd_jax.core import noise_density, objectives, preconditioning, samplers
+from vdd_jax.types import HISTORIES
 
 
 class Key(NamedTuple):
@@ -36,16 +37,18 @@ def _one_of(*values):
 _POSITIVE = {"allowed": lambda v: v > 0, "expected": "greater than 0"}
 _FRACTION = {"allowed": lambda v: 0 <= v <= 1, "expected": "between 0 and 1"}
 _BACKBONE = _one_of("mlp", "residual_mlp")
+_ACTIVATION = _one_of("gelu", "mish", "relu", "silu", "tanh")
+_SHARE = {"allowed": lambda v: 0 <= v < 1, "expected": "in [0, 1)"}
 
 KEYS: dict[str, Key] = {
     "seed": Key(0, "root of all randomness", **_at_least(0)),
     "stages": Key(
         ("distill", "evaluate"), "what to run, in order",
-        lambda v: len(v) > 0 and set(v) <= {"distill", "evaluate"},
-        "a non-empty subset of 'distill', 'evaluate'",
+        lambda v: len(v) > 0 and set(v) <= {"train_teacher", "distill", "evaluate"},
+        "a non-empty subset of 'train_teacher', 'distill', 'evaluate'",
     ),
     # ---- the task
-    "task.name": Key("toy", "which task", **_one_of("toy", "toy1d")),
+    "task.name": Key("toy", "which task", **_one_of("toy", "toy1d", "avoiding")),
     "task.observation_dim": Key(0, "toy: numbers in an observation; 0: a fixed target",
                                 **_at_least(0)),
     "task.num_modes": Key(8, "toy: Gaussians in the target", **_at_least(1)),
@@ -62,18 +65,97 @@ KEYS: dict[str, Key] = {
         "standard", "'standard': actions and observations to mean 0, std 1; 'none': as they are",
         **_one_of("standard", "none"),
     ),
+    "task.demonstrations": Key(
+        "", "directory of the task's official recordings; empty: the scripted demonstrator drives"
+    ),
+    "task.episodes_per_mode": Key(20, "of the scripted demonstrator", **_at_least(1)),
+    "task.held_out": Key(0.1, "share of the trajectories that are never trained on",
+                         lambda v: 0 < v < 1, "between 0 and 1"),
+    "task.window": Key(1, "T, observations that a policy sees", **_at_least(1)),
+    "task.chunk": Key(1, "H, actions that a policy gives at once", **_at_least(1)),
+    "task.execute_steps": Key(1, "actions of a chunk executed before the policy is asked again",
+                              **_at_least(1)),
+    "task.goal_length": Key(0, "G, last observations of an episode given as its goal; 0: no goal",
+                            **_at_least(0)),
+    # ---- the teacher, where it is learned
+    "teacher.workdir": Key("", "a run whose teacher is used; empty: this one's own"),
+    "teacher.schedule": Key(
+        "ve", "noise: 've' (as BESO); 'vp_cosine', 'vp_linear' (continuous); 'ddpm_cosine', "
+        "'ddpm_linear' (num_train_steps steps); 'flow' (flow matching)",
+        **_one_of("ve", "vp_cosine", "vp_linear", "ddpm_cosine", "ddpm_linear", "flow"),
+    ),
+    "teacher.sigma_min": Key(0.05, "ve: smallest noise level", **_POSITIVE),
+    "teacher.sigma_max": Key(5.0, "ve: largest noise level", **_POSITIVE),
+    "teacher.num_train_steps": Key(16, "ddpm: steps of the chain", **_at_least(2)),
+    "teacher.prediction": Key("karras", "of the network, see core/preconditioning.py",
+                              **_one_of(*preconditioning.PREDICTIONS)),
+    "teacher.sigma_data": Key(1.0, "spread of the scaled actions", **_POSITIVE),
+    "teacher.noise.density": Key("log_uniform", "of the noise in training",
+                                 **_one_of(*noise_density.DENSITIES)),
+    "teacher.noise.mean": Key(0.0, "log_normal, log_logistic: location of log(σ/α)"),
+    "teacher.noise.scale": Key(1.0, "log_normal, log_logistic: scale of log(σ/α)", **_POSITIVE),
+    "teacher.backbone": Key("mlp", "kind of network", **_one_of("mlp", "transformer")),
+    "teacher.window": Key(
+        "last", "transformer: 'last': the newest action is diffused; 'all': all actions of the "
+        "window together, as published", **_one_of("last", "all"),
+    ),
+    "teacher.width": Key(256, "features", **_at_least(1)),
+    "teacher.depth": Key(2, "blocks", **_at_least(1)),
+    "teacher.encoder_depth": Key(2, "mlp: blocks that see the observations alone", **_at_least(0)),
+    "teacher.heads": Key(4, "transformer: attention heads", **_at_least(1)),
+    "teacher.history": Key("differences", "how the window is shown, see models/features.py",
+                           **_one_of(*HISTORIES)),
+    "teacher.fourier": Key(4, "K, Fourier frequencies of each observed number; 0: none",
+                           **_at_least(0)),
+    "teacher.dropout": Key(0.0, "of the features", **_SHARE),
+    "teacher.attention_dropout": Key(0.0, "transformer: of the attention", **_SHARE),
+    "teacher.activation": Key("mish", "mlp: between layers", **_ACTIVATION),
+    "teacher.num_iterations": Key(15_000, "updates", **_at_least(1)),
+    "teacher.batch_size": Key(256, "windows in an update", **_at_least(1)),
+    "teacher.learning_rate": Key(1e-3, "of AdamW", **_POSITIVE),
+    "teacher.warmup": Key(200, "iterations in which the learning rate rises from 0",
+                          **_at_least(0)),
+    "teacher.decay": Key("cosine", "of the learning rate, to 0",
+                         **_one_of("constant", "linear", "cosine")),
+    "teacher.weight_decay": Key(1e-4, "of AdamW, on weight matrices", **_at_least(0)),
+    "teacher.clip_norm": Key(1.0, "clip the gradient's global norm; 0: do not", **_at_least(0)),
+    "teacher.ema": Key(0.999, "decay of the moving average that is the teacher", **_SHARE),
+    "teacher.patience": Key(
+        0, "stop after this many lines of metrics without a better held-out loss; 0: never",
+        **_at_least(0),
+    ),
+    "teacher.select": Key(
+        "last", "which parameters are the teacher: 'last' moving average; 'raw' last parameters; "
+        "'held_out_loss': the moving average of least held-out loss",
+        **_one_of("last", "raw", "held_out_loss"),
+    ),
+    "teacher.sampler.kind": Key("euler_ancestral", "see core/samplers.py",
+                                **_one_of(*samplers.SAMPLERS)),
+    "teacher.sampler.num_steps": Key(8, "network calls for an action (heun: almost twice)",
+                                     **_at_least(1)),
+    "teacher.sampler.spacing": Key("karras", "of the noise levels",
+                                   **_one_of("karras", "log", "time")),
+    "teacher.sampler.clip": Key(0.0, "bound on the denoised action, scaled; 0: none",
+                                **_at_least(0)),
     # ---- the student
     "student.num_experts": Key(8, "Z, components of the mixture", **_at_least(1)),
     "student.covariance": Key("full", "of an expert", **_one_of("full", "diagonal")),
     "student.independent": Key(False, "every expert has a trunk of its own, parameters stacked"),
-    "student.trunk": Key("mlp", "kind of trunk", **_BACKBONE),
+    "student.trunk": Key("mlp", "kind of trunk; 'transformer' over [goal, observations]",
+                         **_one_of("mlp", "residual_mlp", "transformer")),
     "student.trunk_width": Key(64, "features of the trunk", **_at_least(1)),
     "student.trunk_depth": Key(2, "layers or residual blocks; 0: no trunk", **_at_least(0)),
     "student.head": Key("mlp", "kind of expert head", **_BACKBONE),
     "student.head_width": Key(64, "width of an expert's head", **_at_least(1)),
     "student.head_depth": Key(1, "layers or residual blocks of a head", **_at_least(0)),
-    "student.activation": Key("mish", "between layers",
-                              **_one_of("gelu", "mish", "relu", "silu", "tanh")),
+    "student.activation": Key("mish", "between layers", **_ACTIVATION),
+    "student.history": Key("differences", "how the window is shown, see models/features.py",
+                           **_one_of(*HISTORIES)),
+    "student.fourier": Key(4, "K, Fourier frequencies of each observed number of a window",
+                           **_at_least(0)),
+    "student.heads": Key(4, "transformer trunk: attention heads", **_at_least(1)),
+    "student.dropout": Key(0.0, "transformer trunk: of the features", **_SHARE),
+    "student.attention_dropout": Key(0.0, "transformer trunk: of the attention", **_SHARE),
     "student.gating": Key("learned", "q(z|s)", **_one_of("uniform", "learned")),
     "student.gating_width": Key(64, "width of the gating's MLP", **_at_least(1)),
     "student.gating_depth": Key(2, "layers of the gating's MLP", **_at_least(0)),
@@ -89,6 +171,11 @@ KEYS: dict[str, Key] = {
     "distill.batch_size": Key(64, "B, states in an update", **_at_least(1)),
     "distill.samples_per_state": Key(4, "V, actions drawn from each expert at each state",
                                      **_at_least(1)),
+    "distill.window": Key(
+        "last", "'last': the newest action, the past ones of the window given; 'joint': all "
+        "actions of a window together, as published (transformers; teacher.window = 'all')",
+        **_one_of("last", "joint"),
+    ),
     "distill.bound": Key("diffused", "where the teacher is asked, see core/objectives.py",
                          **_one_of(*objectives.BOUNDS)),
     "distill.entropy": Key("path", "estimator of an expert's entropy, see core/objectives.py",
@@ -143,6 +230,8 @@ KEYS: dict[str, Key] = {
     "evaluate.num_samples": Key(20_000, "samples behind each KL", **_at_least(1)),
     "evaluate.num_observations": Key(64, "held-out observations they are spread over",
                                      **_at_least(1)),
+    "evaluate.num_episodes": Key(480, "episodes of each actor in the task's simulator",
+                                 **_at_least(1)),
     # ---- how to run: nothing here changes a result
     "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
                                   **_at_least(1)),
@@ -245,6 +334,37 @@ def _inconsistencies(c: dict[str, Any]) -> list[str]:
     if c["student.independent"] and c["student.trunk_depth"] == 0 and c["task.observation_dim"]:
         errors.append("config.student.independent asks for a trunk in every expert, but "
                       "config.student.trunk_depth is 0")
+    learned = c["task.name"] not in ("toy", "toy1d")
+    transformer = c["teacher.backbone"] == "transformer"
+    if learned and not transformer and c["teacher.window"] == "all":
+        errors.append("config.teacher.window is 'all', which needs config.teacher.backbone = "
+                      "'transformer'")
+    if c["task.execute_steps"] > c["task.chunk"]:
+        errors.append(f"config.task.execute_steps is {c['task.execute_steps']}, but a chunk "
+                      f"(config.task.chunk) has {c['task.chunk']} action(s)")
+    if c["teacher.window"] == "all" and c["task.chunk"] > 1:
+        errors.append("config.teacher.window is 'all', but config.task.chunk is "
+                      f"{c['task.chunk']}; one or the other")
+    if c["distill.window"] == "joint" and not (
+            c["teacher.window"] == "all" and c["student.trunk"] == "transformer"):
+        errors.append("config.distill.window is 'joint', which needs config.teacher.window = 'all' "
+                      "and config.student.trunk = 'transformer'")
+    for who, width in (("teacher", "teacher.width"), ("student", "student.trunk_width")):
+        kind = c["teacher.backbone"] if who == "teacher" else c["student.trunk"]
+        if kind == "transformer" and c[width] % c[f"{who}.heads"]:
+            errors.append(f"config.{width} is {c[width]}, which {c[f'{who}.heads']} heads "
+                          f"(config.{who}.heads) cannot share evenly")
+    if c["student.trunk"] == "transformer" and c["student.independent"]:
+        errors.append("config.student.independent needs an MLP trunk")
+    if c["student.trunk"] == "transformer" and not learned:
+        errors.append("config.student.trunk is 'transformer', which needs a task with windows")
+    if not learned and "train_teacher" in c["stages"]:
+        errors.append(f"the teacher of {c['task.name']} is exact; take 'train_teacher' out of "
+                      "config.stages")
+    if c["teacher.sigma_min"] >= c["teacher.sigma_max"]:
+        errors.append("config.teacher.sigma_min is not below config.teacher.sigma_max")
+    if c["teacher.noise.density"] == "steps" and not c["teacher.schedule"].startswith("ddpm"):
+        errors.append("config.teacher.noise.density is 'steps', which needs a 'ddpm_…' schedule")
     if c["distill.gating_full"] < c["distill.gating_start"]:
         errors.append("config.distill.gating_full is before config.distill.gating_start")
     if c["distill.reallocate_until"] < c["distill.reallocate_from"]:

@@ -1,20 +1,23 @@
-"""State-action pairs on the device: the scaler, and batches as a pure function of the step."""
+"""State-action pairs on the device: the scaler, windows of trajectories, and batches as a pure
+function of the step."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vdd_jax.types import Batch
+from vdd_jax.types import Batch, Context, Trajectory
 
 
 class Scaler(NamedTuple):
     """x ↦ (x − mean)/std, for actions and observations; std is 1 where the data is constant."""
 
-    action_mean: jax.Array  # `[A]`
+    action_mean: jax.Array  # `[A]`, A = chunk length × action size
     action_std: jax.Array  # `[A]`
     observation_mean: jax.Array  # `[O]`
     observation_std: jax.Array  # `[O]`
+    step_std: jax.Array  # `[O]`, of the change from one observation to the next
 
     def scale_action(self, action):
         return (action - self.action_mean) / self.action_std
@@ -28,9 +31,40 @@ class Scaler(NamedTuple):
     def unscale_observation(self, observation):
         return observation * self.observation_std + self.observation_mean
 
+    def context(self, observations, valid=None, past_actions=None, goal=None) -> Context:
+        """A window in the task's units → what networks see.
 
-def fit_scaler(observation: jax.Array, action: jax.Array, kind: str = "standard") -> Scaler:
+        Args:
+          observations: `[..., T, O]`, oldest first; before the beginning of an episode the first
+            one repeated.
+          valid: `[..., T]`, which of them were made; None: all.
+          past_actions: `[..., T - 1, A]` of single actions, if they are known.
+          goal: `[..., G, O]`; None: no goal.
+        """
+        batch, size = observations.shape[:-2], observations.shape[-2]
+        valid = jnp.ones((*batch, size), bool) if valid is None else jnp.asarray(valid, bool)
+        change = jnp.diff(observations, axis=-2, prepend=observations[..., :1, :])
+        made = valid & jnp.concatenate([jnp.zeros_like(valid[..., :1]), valid[..., :-1]], -1)
+        if past_actions is None:
+            past = jnp.zeros((*batch, size - 1, 0))
+        else:
+            a = past_actions.shape[-1]
+            past = (past_actions - self.action_mean[:a]) / self.action_std[:a]
+            past = past * valid[..., :-1, None]
+        goal = jnp.zeros((*batch, 0, observations.shape[-1])) if goal is None else (
+            self.scale_observation(goal))
+        return Context(
+            self.scale_observation(observations), change / self.step_std * made[..., None],
+            valid, past, goal,
+        )
+
+
+def fit_scaler(
+    observation: jax.Array, action: jax.Array, kind: str = "standard", steps=None
+) -> Scaler:
     """The scaler of `[N, O]` and `[N, A]` data; 'none' leaves the data as it is.
+
+    `steps` `[M, O]` are changes of the observation from one step to the next, where there are any.
 
     Raises:
       ValueError: when the data holds NaN or infinity, naming where.
@@ -44,7 +78,7 @@ def fit_scaler(observation: jax.Array, action: jax.Array, kind: str = "standard"
             )
     if kind == "none":
         a, o = action.shape[-1], observation.shape[-1]
-        return Scaler(jnp.zeros(a), jnp.ones(a), jnp.zeros(o), jnp.ones(o))
+        return Scaler(jnp.zeros(a), jnp.ones(a), jnp.zeros(o), jnp.ones(o), jnp.ones(o))
 
     def spread(values):
         std = values.std(axis=0)
@@ -52,7 +86,67 @@ def fit_scaler(observation: jax.Array, action: jax.Array, kind: str = "standard"
         varies = values.max(axis=0) > values.min(axis=0)
         return jnp.where(varies & (std > 1e-8), std, 1.0)
 
-    return Scaler(action.mean(0), spread(action), observation.mean(0), spread(observation))
+    observation_std = spread(observation)
+    step_std = observation_std if steps is None else spread(steps)
+    return Scaler(action.mean(0), spread(action), observation.mean(0), observation_std, step_std)
+
+
+def fit_trajectory_scaler(
+    trajectories: list[Trajectory], kind: str = "standard", chunk: int = 1
+) -> Scaler:
+    """The scaler of trajectories: one mean and std per number, over all steps of all episodes.
+
+    Raises:
+      ValueError: when the data holds NaN or infinity, naming where.
+    """
+    observations = jnp.asarray(np.concatenate([t.observations for t in trajectories]))
+    actions = jnp.asarray(np.concatenate([t.actions for t in trajectories]))
+    steps = jnp.asarray(np.concatenate([np.diff(t.observations, axis=0) for t in trajectories]))
+    scaler = fit_scaler(observations, actions, kind, steps)
+    return scaler._replace(
+        action_mean=jnp.tile(scaler.action_mean, chunk),
+        action_std=jnp.tile(scaler.action_std, chunk),
+    )
+
+
+def windows(
+    trajectories: list[Trajectory], scaler: Scaler, window: int, chunk: int = 1,
+    goal_length: int = 0,
+) -> Batch:
+    """Every step of every trajectory with the window that ends there, scaled.
+
+    The first steps have their first observation repeated and are marked so; a chunk that would
+    run past the end repeats the last action. The goal is the last `goal_length` observations of
+    the episode.
+
+    Args:
+      window: T. chunk: H. goal_length: G.
+
+    Returns:
+      A Batch of N = all steps: its observation a `Context`, its action `[N, H · A]`.
+
+    Raises:
+      ValueError: when a trajectory is shorter than the goal.
+    """
+    rows = []
+    for number, (observations, actions) in enumerate(trajectories):
+        length = len(actions)
+        if length < goal_length:
+            raise ValueError(f"trajectory {number} has {length} steps; a goal of "
+                             f"{goal_length} observations does not fit in it")
+        index = np.arange(length)[:, None] + np.arange(1 - window, 1)
+        inside = np.clip(index, 0, None)
+        ahead = np.clip(np.arange(length)[:, None] + np.arange(chunk), None, length - 1)
+        rows.append((
+            observations[inside], index >= 0, actions[inside[:, :-1]],
+            np.broadcast_to(observations[length - goal_length :],
+                            (length, goal_length, observations.shape[1])),
+            actions[ahead].reshape(length, -1),
+        ))
+    observations, valid, past, goal, action = (
+        jnp.asarray(np.concatenate(column)) for column in zip(*rows, strict=True)
+    )
+    return Batch(scaler.context(observations, valid, past, goal), scaler.scale_action(action))
 
 
 def batch_at(data: Batch, key: jax.Array, step: jax.Array, batch_size: int) -> Batch:
@@ -66,3 +160,8 @@ def batch_at(data: Batch, key: jax.Array, step: jax.Array, batch_size: int) -> B
         jax.random.fold_in(key, step), (batch_size,), 0, data.action.shape[0]
     )
     return jax.tree.map(lambda values: values[index], data)
+
+
+def first(tree, n: int):
+    """The first `n` rows of every array of a tree (a Batch, a Context, …)."""
+    return jax.tree.map(lambda values: values[:n], tree)

@@ -20,9 +20,10 @@ from vdd_jax import config as config_lib
 from vdd_jax.core import mixture, objectives
 from vdd_jax.core.objectives import Level
 from vdd_jax.core.schedules import Schedule
-from vdd_jax.data import batch_at
+from vdd_jax.data import batch_at, first
 from vdd_jax.metrics import Log, check_finite
-from vdd_jax.types import Batch
+from vdd_jax.models.denoiser import window_actions
+from vdd_jax.types import Batch, Observation
 
 
 class State(NamedTuple):
@@ -54,9 +55,9 @@ def optimisers(config: ConfigDict) -> tuple[optax.GradientTransformation, ...]:
     )
 
 
-def init(config: ConfigDict, model, key: jax.Array, observation_dim: int) -> State:
-    """A student with fresh parameters. `config` is `config.distill`."""
-    params = model.init(key, jnp.zeros((1, observation_dim)))["params"]
+def init(config: ConfigDict, model, key: jax.Array, observation: Observation) -> State:
+    """A student with fresh parameters; `observation` is any. `config` is `config.distill`."""
+    params = model.init(key, observation)["params"]
     experts, gating = optimisers(config)
     return State(
         jnp.zeros((), jnp.int32),
@@ -106,24 +107,36 @@ def make_step(config: ConfigDict, model, teacher):
     batch_size = config.batch_size
     diffused = config.bound == "diffused"
 
-    def student(experts, params, observation):
-        return model.apply({"params": {**params, "experts": experts}}, observation)
+    if config.window == "joint":
+        model = model.clone(per_step=True)
+        teacher_score = teacher.joint_score
+    else:
+        teacher_score = teacher.score
+
+    def student(experts, params, observation, key):
+        return model.apply({"params": {**params, "experts": experts}}, observation, train=True,
+                           rngs={"dropout": key})
+
+    def actions(batch):  # `[B, A]`; jointly `[B, T, A]`
+        return window_actions(batch) if config.window == "joint" else batch.action
 
     def level_at(state, key):
         progress = state.step / config.num_iterations
-        return noise_level(config.noise, teacher.schedule, progress, key, batch_size)
+        level = noise_level(config.noise, teacher.schedule, progress, key, batch_size)
+        if config.window == "joint":  # one level for a window
+            level = jax.tree.map(lambda v: v[:, None], level)
+        return level
 
     def expert_update(state: State, batch: Batch, key):
-        level_key, eps_key = jax.random.split(key)
+        level_key, eps_key, drop_key = jax.random.split(key, 3)
         level = level_at(state, level_key)
-        shape = (2, config.samples_per_state, batch_size, batch.action.shape[-1])
-        noise = jax.random.normal(eps_key, shape)
+        noise = jax.random.normal(eps_key, (2, config.samples_per_state, *actions(batch).shape))
 
         def score(x, t):
-            return teacher.score(x, batch.observation, t)
+            return teacher_score(x, batch.observation, t.reshape(batch_size))
 
         def loss(experts):
-            q = student(experts, state.params, batch.observation)
+            q = student(experts, state.params, batch.observation, drop_key)
             old = objectives.e_step(q, level, diffused)
 
             def bound(index, mean, scale_tril):
@@ -132,13 +145,17 @@ def make_step(config: ConfigDict, model, teacher):
                     bound=config.bound, entropy=config.entropy,
                 )
 
-            num_experts = q.log_weights.shape[-1]
-            bounds = jax.vmap(bound, in_axes=(0, 1, 1))(
+            axis = q.log_weights.ndim - 1  # of the experts
+            num_experts = q.log_weights.shape[axis]
+            bounds = jax.vmap(bound, in_axes=(0, axis, axis), out_axes=axis)(
                 jnp.arange(num_experts), q.means, q.scale_tril
-            )  # `[Z, B]`
+            )  # `[B, Z]`
             if config.weight_by_gating:
-                bounds = bounds * jnp.exp(jax.lax.stop_gradient(q.log_weights)).T
-            return bounds.mean(axis=1).sum()
+                bounds = bounds * jnp.exp(jax.lax.stop_gradient(q.log_weights))
+            if config.window == "joint":  # steps before the episode count for nothing
+                valid = batch.observation.valid
+                bounds = bounds * (valid / jnp.mean(valid))[..., None]
+            return bounds.mean(axis=tuple(range(axis))).sum()
 
         value, grads = jax.value_and_grad(loss)(state.params["experts"])
         updates, opt = expert_optimiser.update(grads, state.expert_opt)
@@ -148,7 +165,7 @@ def make_step(config: ConfigDict, model, teacher):
         return state._replace(params=params, expert_opt=opt), metrics
 
     def gating_update(state: State, batch: Batch, key):
-        level_key, eps_key = jax.random.split(key)
+        level_key, eps_key, drop_key = jax.random.split(key, 3)
         level = level_at(state, level_key)
         begin, full = config.gating_start, config.gating_full
         progress = state.step / config.num_iterations
@@ -158,14 +175,17 @@ def make_step(config: ConfigDict, model, teacher):
 
         def loss(gating):
             params = {**state.params, "gating": gating}
-            q = student(state.params["experts"], params, batch.observation)
-            action, at = batch.action, q
+            q = student(state.params["experts"], params, batch.observation, drop_key)
+            action, at = actions(batch), q
             if config.gating_diffused:
                 eps = jax.random.normal(eps_key, action.shape)
-                action = level.alpha[:, None] * action + level.sigma[:, None] * eps
+                action = level.alpha[..., None] * action + level.sigma[..., None] * eps
                 at = mixture.diffuse(q, level.alpha, level.sigma)
             responsibilities = mixture.log_responsibilities(jax.lax.stop_gradient(at), action)
-            return jnp.mean(objectives.gating(q.log_weights, responsibilities, smoothing))
+            loss = objectives.gating(q.log_weights, responsibilities, smoothing)
+            if config.window == "joint":
+                loss = loss * batch.observation.valid / jnp.mean(batch.observation.valid)
+            return jnp.mean(loss)
 
         def update(state):
             value, grads = jax.value_and_grad(loss)(state.params["gating"])
@@ -221,18 +241,19 @@ def make_health(model, teacher, held_out: Batch, low: float, key: jax.Array):
     `nll`: −log q of held-out actions, nats in scaled units. `fisher`: σ² E‖∇log q_σ − f‖²/A at
     samples of q_σ, at the smallest noise level, 0 iff scores agree. `entropy_gating`: nats.
     """
-    observation = held_out.observation[:256]
+    held_out = first(held_out, 256)
+    observation = held_out.observation
     schedule = teacher.schedule
 
     def health(params):
         q = model.apply({"params": params}, observation)
-        t = jnp.full(observation.shape[:1], schedule.time(jnp.asarray(low)))
+        t = jnp.full(held_out.action.shape[:1], schedule.time(jnp.asarray(low)))
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         diffused = mixture.diffuse(q, alpha, sigma)
         x = mixture.sample(diffused, key, (4,))
         gap = mixture.score(diffused, x) - teacher.score(x, observation, t)
         return {
-            "nll": -jnp.mean(mixture.log_prob(q, held_out.action[:256])),
+            "nll": -jnp.mean(mixture.log_prob(q, held_out.action)),
             "fisher": jnp.mean(sigma[:, None] ** 2 * jnp.square(gap)),
             "entropy_gating": jnp.mean(mixture.gating_entropy(q)),
         }
@@ -251,10 +272,12 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
       TrainingDiverged: at NaN or infinity.
       CheckpointError: when the directory's checkpoint cannot be read.
     """
-    task = problem.build(config)
-    model = problem.student(config, task.spec.action_dim)
+    task = problem.build(config, workdir)
+    check_noise(config.distill.noise, task.teacher)
+    model = problem.student(config)
     init_key, step_key, health_key, move_key = jax.random.split(jax.random.key(config.seed), 4)
-    state = jax.jit(lambda k: init(config.distill, model, k, task.spec.observation_dim))(init_key)
+    state = jax.jit(lambda k: init(
+        config.distill, model, k, problem.example(config).observation))(init_key)
     step = make_step(config.distill, model, task.teacher)
     health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
                                  health_key))
@@ -265,7 +288,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     advance = jax.jit(advance, static_argnums=3, donate_argnums=0)
     move = jax.jit(make_reallocation(config.distill, model, task.teacher), donate_argnums=0)
     move_steps = reallocation_steps(config.distill)
-    snapshot_steps = _snapshot_steps(config)
+    snapshot_steps = _snapshot_steps(config) if task.teacher.density else []
     total = config.distill.num_iterations
     end = min(total, stop_at or total)
     identity = {"stage": "distill", "config": json.loads(config_lib.to_json(config)),
@@ -277,7 +300,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         if checkpoints.latest_step() is not None:
             state = _restore(checkpoints, state)
         done = int(state.step)
-        if done == 0 and config.run.num_snapshots:
+        if done == 0 and snapshot_steps:
             _save_snapshot(model, state, task, workdir, 0)
         while done < end:
             stops = (_next_multiple(done, every) for every in (
@@ -299,6 +322,27 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
                 _save_snapshot(model, state, task, workdir, done)
             if done % config.run.checkpoint_every == 0 or done == end:
                 checkpoints.save(done, state.params, _training(state), task.scaler, identity)
+
+
+def check_noise(noise: ConfigDict, teacher) -> None:
+    """The levels are ones that the teacher was trained at.
+
+    Raises:
+      ConfigError: when they are not.
+    """
+    low, high = teacher.schedule.ratio_min, teacher.schedule.ratio_max
+    asked = [("low", noise.low), ("high", noise.high)]
+    if noise.kind == "discrete":
+        asked = []
+        if not all(teacher.schedule.t_min <= t <= teacher.schedule.t_max for t in noise.steps):
+            raise config_lib.ConfigError(
+                f"config.distill.noise.steps is {tuple(noise.steps)}; the teacher knows the times "
+                f"{teacher.schedule.t_min:g} to {teacher.schedule.t_max:g}")
+    for name, value in asked:
+        if not low * (1 - 1e-4) <= value <= high * (1 + 1e-4):
+            raise config_lib.ConfigError(
+                f"config.distill.noise.{name} is {value:g}; the teacher was trained at noise "
+                f"levels from {low:.4g} to {high:.4g}")
 
 
 def finished(config: ConfigDict, workdir: Path) -> bool:
@@ -341,7 +385,7 @@ def _snapshot_steps(config: ConfigDict) -> list[int]:
 
 def _save_snapshot(model, state: State, task, workdir: Path, step: int) -> None:
     """The mixture at the first held-out observations, in the task's units, for the figure."""
-    observation = task.held_out.observation[:3]
+    observation = first(task.held_out.observation, 3)
     q = model.apply({"params": state.params}, observation)
     q = mixture.affine(q, task.scaler.action_std, task.scaler.action_mean)
     path = workdir / "distill" / "snapshots" / f"{step:08d}.npz"

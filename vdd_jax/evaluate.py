@@ -1,6 +1,7 @@
 """How good is the student? Writes `report.json`, prints a table, draws figures.
 
-For analytic teachers everything is known: KL both ways, modes, likelihood (METHOD 6).
+For analytic teachers everything is known: KL both ways, modes, likelihood (METHOD 6). For learned
+ones see `evaluate_closed_loop.py`.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import policy, problem
+from vdd_jax import evaluate_closed_loop, policy, problem
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
@@ -55,7 +56,7 @@ def against_density(teacher: Mixture, student: Mixture, key: jax.Array, num_samp
 
 def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
     """The report's `teacher` and `student` for an analytic task."""
-    task = problem.build(config)
+    task = problem.build(config, workdir)
     student = policy.load(workdir)
     held_out = min(config.evaluate.num_observations, len(task.held_out.observation))
     n = held_out if task.spec.observation_dim else 1
@@ -88,7 +89,12 @@ def run(config: ConfigDict, workdir: Path, wall_seconds: dict[str, float]) -> di
     Raises:
       CheckpointError: when there is no student in `workdir`.
     """
-    teacher, student = evaluate(config, workdir)
+    if problem.is_analytic(config):
+        teacher, student = evaluate(config, workdir)
+        found = {"teacher": teacher, "student": student}
+    else:
+        found, episodes = evaluate_closed_loop.evaluate(config, workdir)
+        _save_episodes(workdir / "episodes.npz", episodes)
     report = {
         "format": FORMAT,
         "task": config.task.name,
@@ -96,15 +102,26 @@ def run(config: ConfigDict, workdir: Path, wall_seconds: dict[str, float]) -> di
         "config": config.to_dict(),
         "versions": config_lib.versions(),
         "wall_seconds": wall_seconds,
-        "teacher": teacher,
-        "student": student,
+        **found,
     }
     write_json(workdir / "report.json", report)
     return report
 
 
+def _save_episodes(path: Path, episodes: dict) -> None:
+    """Every actor's episodes for the figures, `actor.field`."""
+    temporary = path.with_name(path.stem + ".tmp.npz")
+    np.savez_compressed(temporary, **{
+        f"{name}.{field}": np.asarray(value)
+        for name, ran in episodes.items() for field, value in ran._asdict().items()
+    })
+    temporary.replace(path)
+
+
 def summary(report: dict) -> str:
     """The report as the table that ends a run."""
+    if report["teacher"]["kind"] == "learned":
+        return evaluate_closed_loop.summary(report)
     s = report["student"]
     rows = [
         ("KL(teacher‖student)",

@@ -7,7 +7,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +19,27 @@ from vdd_jax.checkpoint import CheckpointError, Checkpoints
 from vdd_jax.core import mixture as mixtures
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.data import Scaler
-from vdd_jax.tasks import TASKS
 
 ACTING = ("sampled_mean", "most_likely_mean", "sample")
+
+
+class History(NamedTuple):
+    """What a policy with a window or a goal is given, in the task's units; NumPy or JAX."""
+
+    observations: Any  # `[..., T, O]`, oldest first; before an episode's start the first repeated
+    valid: Any = None  # `[..., T]` bool, which of them were made; None: all
+    past_actions: Any = None  # `[..., T - 1, A]`; only some policies use them
+    goal: Any = None  # `[..., G, O]`; None where the task has no goal
 
 
 @struct.dataclass
 class Policy:
     """q(a|s) of a distilled student.
 
-    Observations are `[O]` or batched `[..., O]`, actions `[A]` or `[..., A]`. Every method
-    raises a ValueError for a wrong size, and for NaN or infinity in a NumPy observation.
+    An observation is `[O]` or batched `[..., O]`; of a task with a window, the last T of them
+    `[..., T, O]`, or a `History`. An action is `[..., A]`, or `[..., H, A]` when the policy gives
+    H > 1 at once. Every method raises a ValueError for a wrong size, and for NaN or infinity in
+    a NumPy observation.
     """
 
     params: Any
@@ -37,75 +47,111 @@ class Policy:
     apply: Callable = struct.field(pytree_node=False)
     observation_dim: int = struct.field(pytree_node=False)
     action_dim: int = struct.field(pytree_node=False)
+    window: int = struct.field(pytree_node=False, default=0)  # T; 0: no windows
+    chunk: int = struct.field(pytree_node=False, default=1)  # H
+    goal_length: int = struct.field(pytree_node=False, default=0)  # G
 
     def mixture(self, observation) -> Mixture:
-        """q(·|s) with batch axes `[...]`."""
-        self._check(observation, self.observation_dim, "observation")
-        return _mixture(self, jnp.asarray(observation, jnp.float32))
+        """q(·|s) with batch axes `[...]`, over actions of A · H numbers."""
+        return _mixture(self, self._checked(observation))
 
     def act(self, observation, key: jax.Array, how: str = "sampled_mean") -> jax.Array:
-        """An action `[..., A]`.
+        """An action `[..., A]` or `[..., H, A]`.
 
         `how`: 'sampled_mean', the mean of an expert drawn from the gating (as in the paper);
         'most_likely_mean', that of the likeliest expert; 'sample', a sample of q(a|s).
         """
         if how not in ACTING:
             raise ValueError(f"how is one of {', '.join(ACTING)}, not {how!r}")
-        self._check(observation, self.observation_dim, "observation")
-        return _act(self, jnp.asarray(observation, jnp.float32), key, how)
+        return _act(self, self._checked(observation), key, how)
 
     def sample(self, observation, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
-        """Samples of q(a|s), `shape + [..., A]`."""
-        self._check(observation, self.observation_dim, "observation")
-        return _sample(self, jnp.asarray(observation, jnp.float32), key, tuple(shape))
+        """Samples of q(a|s), `shape + [..., A]`, or `shape + [..., H, A]`."""
+        return _sample(self, self._checked(observation), key, tuple(shape))
 
     def log_prob(self, observation, action) -> jax.Array:
         """Exact log q(a|s), `[...]`, in nats, of actions in the task's units."""
-        self._check(observation, self.observation_dim, "observation")
-        self._check(action, self.action_dim, "action")
-        return _log_prob(
-            self, jnp.asarray(observation, jnp.float32), jnp.asarray(action, jnp.float32)
-        )
+        observation = self._checked(observation)
+        shape = (self.chunk, self.action_dim) if self.chunk > 1 else (self.action_dim,)
+        _check(action, shape, "action")
+        return _log_prob(self, observation, jnp.asarray(action, jnp.float32))
 
     def entropy(self, observation, key: jax.Array, num_samples: int = 1_000) -> jax.Array:
         """Monte-Carlo estimate of −E log q(a|s), `[...]`, in nats (there is no closed form)."""
-        self._check(observation, self.observation_dim, "observation")
-        return _entropy(self, jnp.asarray(observation, jnp.float32), key, num_samples)
+        return _entropy(self, self._checked(observation), key, num_samples)
 
-    def _check(self, values, size: int, what: str) -> None:
-        shape = np.shape(values)
-        if not shape or shape[-1] != size:
-            raise ValueError(
-                f"the {what} has shape {shape}; this policy takes {what}s of shape "
-                f"[..., {size}]"
-            )
-        if not isinstance(values, jax.Array) and not np.isfinite(values).all():
-            raise ValueError(f"the {what} holds NaN or infinity")
+    def _checked(self, observation):
+        """The observation as arrays, or ValueError."""
+        if not self.window:
+            _check(observation, (self.observation_dim,), "observation")
+            return jnp.asarray(observation, jnp.float32)
+        given = observation if isinstance(observation, History) else History(observation)
+        _check(given.observations, (self.window, self.observation_dim), "observation")
+        if given.valid is not None:
+            _check(given.valid, (self.window,), "observation's valid")
+        if given.past_actions is not None:
+            _check(given.past_actions, (self.window - 1, self.action_dim), "past_actions")
+        if self.goal_length and given.goal is None:
+            raise ValueError("this policy pursues a goal; give policy.History(observations, "
+                             f"goal=…) with a goal of shape [..., {self.goal_length}, "
+                             f"{self.observation_dim}]")
+        if given.goal is not None:
+            _check(given.goal, (self.goal_length, self.observation_dim), "goal")
+        return History(*(
+            None if v is None else jnp.asarray(v, bool if i == 1 else jnp.float32)
+            for i, v in enumerate(given)
+        ))
+
+
+def _check(values, sizes: tuple[int, ...], what: str) -> None:
+    shape = np.shape(values)
+    if shape[max(len(shape) - len(sizes), 0):] != sizes:
+        wanted = ", ".join(map(str, sizes))
+        raise ValueError(
+            f"the {what} has shape {shape}; this policy takes {what}s of shape [..., {wanted}]"
+        )
+    if not isinstance(values, jax.Array) and not np.isfinite(values).all():
+        raise ValueError(f"the {what} holds NaN or infinity")
 
 
 @jax.jit
 def _mixture(policy: Policy, observation):
-    scaled = policy.apply(
-        {"params": policy.params}, policy.scaler.scale_observation(observation)
-    )
+    if policy.window:
+        seen = policy.scaler.context(*observation)
+    else:
+        seen = policy.scaler.scale_observation(observation)
+    scaled = policy.apply({"params": policy.params}, seen)
     return mixtures.affine(scaled, policy.scaler.action_std, policy.scaler.action_mean)
+
+
+def _as_chunk(policy: Policy, action):
+    """`[..., H · A]` → `[..., H, A]`."""
+    if policy.chunk == 1:
+        return action
+    return action.reshape(*action.shape[:-1], policy.chunk, policy.action_dim)
 
 
 @functools.partial(jax.jit, static_argnames="how")
 def _act(policy: Policy, observation, key, how):
     q = _mixture(policy, observation)
     if how == "sampled_mean":
-        return mixtures.mean_of_sampled(q, key)
-    return mixtures.mean_of_most_likely(q) if how == "most_likely_mean" else mixtures.sample(q, key)
+        action = mixtures.mean_of_sampled(q, key)
+    elif how == "most_likely_mean":
+        action = mixtures.mean_of_most_likely(q)
+    else:
+        action = mixtures.sample(q, key)
+    return _as_chunk(policy, action)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _sample(policy: Policy, observation, key, shape):
-    return mixtures.sample(_mixture(policy, observation), key, shape)
+    return _as_chunk(policy, mixtures.sample(_mixture(policy, observation), key, shape))
 
 
 @jax.jit
 def _log_prob(policy: Policy, observation, action):
+    if policy.chunk > 1:
+        action = action.reshape(*action.shape[:-2], -1)
     return mixtures.log_prob(_mixture(policy, observation), action)
 
 
@@ -135,12 +181,13 @@ def load(workdir: str | Path) -> Policy:
             raise CheckpointError(
                 f"the checkpoint in {directory} is not of a student this version knows: {error}"
             ) from error
-        spec = TASKS[settings.task.name].spec(settings.task)
-        model = problem.student(settings, spec.action_dim)
-        shapes = jax.eval_shape(
-            lambda: model.init(jax.random.key(0), jnp.zeros((1, spec.observation_dim)))["params"]
-        )
+        spec = problem.spec(settings)
+        model = problem.student(settings)
+        example = problem.example(settings).observation
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example)["params"])
         place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = checkpoints.restore_params(checkpoint.abstract(shapes, place))
-    return Policy(params, scaler, model.apply, spec.observation_dim, spec.action_dim)
+    sizes = () if problem.is_analytic(settings) else (
+        settings.task.window, settings.task.chunk, settings.task.goal_length)
+    return Policy(params, scaler, model.apply, spec.observation_dim, spec.action_dim, *sizes)
 

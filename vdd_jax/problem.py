@@ -1,17 +1,35 @@
 """What every stage starts from, rebuilt from the configuration alone: data, teacher, student."""
 
+import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from vdd_jax.data import Scaler, fit_scaler
+from vdd_jax import checkpoint, teachers
+from vdd_jax import config as config_lib
+from vdd_jax.checkpoint import CheckpointError, Checkpoints
+from vdd_jax.data import Scaler, fit_scaler, fit_trajectory_scaler, windows
+from vdd_jax.models import denoiser
 from vdd_jax.models.moe import MixtureOfExperts
 from vdd_jax.tasks import TASKS
-from vdd_jax.teachers import Teacher, analytic
-from vdd_jax.types import Batch, TaskSpec
+from vdd_jax.teachers import Teacher
+from vdd_jax.types import Batch, Context, TaskSpec, Trajectory
 
-HELD_OUT = 4_096  # demonstrations never trained on
+HELD_OUT = 4_096  # pairs of an analytic target that are never trained on
+
+
+class Data(NamedTuple):
+    """Demonstrations, scaled, and what they are."""
+
+    spec: TaskSpec
+    train: Batch  # `[N, …]`
+    held_out: Batch  # `[M, …]`, of other trajectories
+    scaler: Scaler
+    about: dict  # for reports
 
 
 class Problem(NamedTuple):
@@ -20,26 +38,147 @@ class Problem(NamedTuple):
     held_out: Batch  # scaled, `[M, …]`
     scaler: Scaler
     teacher: Teacher
+    about: dict
+    teacher_config: ConfigDict | None  # a learned teacher's own
 
 
-def build(config: ConfigDict) -> Problem:
-    """The task's data, scaler and teacher. The target depends on `config.task` alone, not on the
-    seed: runs of several seeds distil the same problem."""
+def spec(config: ConfigDict) -> TaskSpec:
+    """The sizes of the task."""
+    return TASKS[config.task.name].spec(config.task)
+
+
+def is_analytic(config: ConfigDict) -> bool:
+    return hasattr(TASKS[config.task.name], "density")
+
+
+def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
+    """The task's demonstrations. They depend on `config.task` alone, not on the seed: runs of
+    several seeds solve the same problem.
+
+    Args:
+      scaler: of the teacher that is distilled; None: fitted to the training trajectories.
+
+    Raises:
+      ValueError, FileNotFoundError: for demonstrations that cannot be used.
+    """
+    if is_analytic(config):
+        return _analytic_data(config)
+    task = config.task
+    train, held_out, about = _trajectories(config_lib.to_json(ConfigDict({"task": task})))
+    if scaler is None:
+        scaler = fit_trajectory_scaler(train, task.scaler, task.chunk)
+    cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
+                            goal_length=task.goal_length)
+    return Data(spec(config), cut(train), cut(held_out), scaler, about)
+
+
+@functools.lru_cache(maxsize=4)
+def _trajectories(task_json: str) -> tuple[list[Trajectory], list[Trajectory], dict]:
+    task = config_lib.from_json(task_json).task
+    trajectories, about = TASKS[task.name].load(task)
+    num_held_out = max(1, round(task.held_out * len(trajectories)))
+    if num_held_out >= len(trajectories):
+        raise ValueError(f"{len(trajectories)} trajectories cannot be split into training and "
+                         f"held-out ones; 2 are the least")
+    order = np.random.default_rng(0).permutation(len(trajectories))
+    held_out = [trajectories[i] for i in sorted(order[:num_held_out])]
+    train = [trajectories[i] for i in sorted(order[num_held_out:])]
+    steps = sum(len(t.actions) for t in train)
+    return train, held_out, {**about, "training_episodes": len(train), "training_steps": steps,
+                             "held_out_episodes": len(held_out)}
+
+
+def _analytic_data(config: ConfigDict) -> Data:
     task = TASKS[config.task.name]
-    total = config.task.num_demonstrations + HELD_OUT
-    observation, action = task.demonstrations(config.task, jax.random.key(0), total)
     n = config.task.num_demonstrations
+    observation, action = task.demonstrations(config.task, jax.random.key(0), n + HELD_OUT)
     scaler = fit_scaler(observation[:n], action[:n], config.task.scaler)
     scaled = Batch(scaler.scale_observation(observation), scaler.scale_action(action))
-    return Problem(
-        task.spec(config.task),
-        jax.tree.map(lambda v: v[:n], scaled),
-        jax.tree.map(lambda v: v[n:], scaled),
-        scaler,
-        analytic(task.density(config.task), scaler),
+    return Data(
+        spec(config), jax.tree.map(lambda v: v[:n], scaled), jax.tree.map(lambda v: v[n:], scaled),
+        scaler, {"demonstrations": f"{n:,} samples of the target"},
     )
 
 
-def student(config: ConfigDict, action_dim: int) -> MixtureOfExperts:
+def build(config: ConfigDict, workdir: Path) -> Problem:
+    """What distillation and evaluation need: data in the teacher's units, and the teacher.
+
+    Raises:
+      CheckpointError: when the teacher is not there, or is of another task.
+      ValueError, FileNotFoundError: for demonstrations that cannot be used.
+    """
+    if is_analytic(config):
+        found = data(config)
+        density = TASKS[config.task.name].density(config.task)
+        return Problem(*found[:4], teachers.analytic(density, found.scaler), found.about, None)
+    teacher, scaler, settings = load_teacher(config, workdir)
+    found = data(config, scaler)
+    return Problem(*found[:4], teacher, found.about, settings.teacher)
+
+
+def teacher_workdir(config: ConfigDict, workdir: Path) -> Path:
+    return Path(config.teacher.workdir or workdir)
+
+
+def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, ConfigDict]:
+    """A trained teacher, rebuilt from its own checkpoint: itself, its scaler, its configuration.
+
+    Raises:
+      CheckpointError: when there is none, or it does not fit the task of `config`.
+    """
+    directory = teacher_workdir(config, workdir) / "teacher" / "checkpoints"
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"{directory.parents[1]} holds no teacher; run the stage 'train_teacher' first, or "
+            "set config.teacher.workdir to the workdir of a run that has"
+        )
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        scaler, stored = checkpoints.restore_scaler_and_config()
+        try:
+            settings = config_lib.from_json(stored["config"])
+        except (KeyError, config_lib.ConfigError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {directory} is not of a teacher this version knows: {error}"
+            ) from error
+        _check_same_task(settings, config, directory)
+        action_dim = spec(settings).action_dim * settings.task.chunk
+        model = denoiser.build(settings.teacher, action_dim)
+        shapes = jax.eval_shape(
+            lambda: denoiser.init(settings.teacher, model, jax.random.key(0), example(settings)))
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        which = {"last": "ema", "raw": "raw", "held_out_loss": "best"}[settings.teacher.select]
+        params = checkpoints.restore_params(
+            checkpoint.abstract({k: shapes for k in ("ema", "raw", "best")}, place))[which]
+    return teachers.from_network(settings.teacher, params, action_dim), scaler, settings
+
+
+def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) -> None:
+    """The teacher's task is that of `config`: name, sizes, window, chunk, goal."""
+    for key in ("name", "window", "chunk", "goal_length"):
+        theirs, ours = settings.task[key], config.task[key]
+        if theirs != ours:
+            raise CheckpointError(
+                f"the teacher in {directory} was trained with config.task.{key} = {theirs!r}, but "
+                f"it is {ours!r} here; use the same, or another teacher"
+            )
+
+
+def example(config: ConfigDict) -> Batch:
+    """A batch of one, of the task's shapes, all zeros."""
+    sizes, task = spec(config), config.task
+    action = jnp.zeros((1, sizes.action_dim * task.chunk))
+    if is_analytic(config):
+        return Batch(jnp.zeros((1, sizes.observation_dim)), action)
+    steps = jnp.zeros((1, task.window, sizes.observation_dim))
+    return Batch(
+        Context(steps, steps, jnp.ones((1, task.window), bool),
+                jnp.zeros((1, task.window - 1, sizes.action_dim)),
+                jnp.zeros((1, task.goal_length, sizes.observation_dim))),
+        action,
+    )
+
+
+def student(config: ConfigDict) -> MixtureOfExperts:
     """The student's module with the sizes of `config.student`."""
+    action_dim = spec(config).action_dim * config.task.chunk
     return MixtureOfExperts(action_dim=action_dim, **config.student.to_dict())

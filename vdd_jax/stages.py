@@ -8,16 +8,19 @@ import jax
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import distill, evaluate, problem
+from vdd_jax import distill, evaluate, problem, train_teacher
 from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.config import ConfigError
+from vdd_jax.evaluate_closed_loop import describe
 from vdd_jax.metrics import TrainingDiverged
+from vdd_jax.models import denoiser
 
 
 class WorkdirError(RuntimeError):
     """A workdir that belongs to something else; the text is for the user."""
 
 
+TRAINING = {"train_teacher": train_teacher, "distill": distill}
 USER_ERRORS = (ConfigError, WorkdirError, CheckpointError, TrainingDiverged, OSError)
 
 
@@ -58,15 +61,11 @@ def claim(config: ConfigDict, workdir: Path, overwrite: bool) -> None:
 
 def announce(config: ConfigDict, workdir: Path) -> str:
     """The block that opens a run."""
-    spec = problem.build(config).spec
-    model = problem.student(config, spec.action_dim)
-    shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, spec.observation_dim)))
-    )
-    count = {
-        group: sum(leaf.size for leaf in jax.tree.leaves(tree))
-        for group, tree in shapes["params"].items()
-    }
+    spec = problem.spec(config)
+    example = problem.example(config)
+    model = problem.student(config)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example.observation))
+    count = {group: _size(tree) for group, tree in shapes["params"].items()}
     devices = jax.devices()
     lines = {
         "task": f"{spec.name}: observation {spec.observation_dim}, action {spec.action_dim}, "
@@ -81,7 +80,22 @@ def announce(config: ConfigDict, workdir: Path) -> str:
         "iterations": f"{config.distill.num_iterations:,}",
         "workdir": str(workdir),
     }
+    if not problem.is_analytic(config):
+        lines["data"] = problem.data(config).about["demonstrations"]
+        settings = config.teacher
+        if settings.workdir:
+            lines["teacher"] = f"from {settings.workdir}"
+        else:
+            network = denoiser.build(settings, example.action.shape[-1])
+            size = _size(jax.eval_shape(
+                lambda: denoiser.init(settings, network, jax.random.key(0), example)))
+            lines["teacher"] = (f"{describe(settings)}, {size:,} parameters, "
+                                f"{settings.num_iterations:,} iterations")
     return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+
+
+def _size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dict | None:
@@ -99,11 +113,11 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dic
     report = None
     for stage in config.stages:
         start = time.monotonic()
-        if stage == "distill":
-            if distill.finished(config, workdir):
-                print("[distill] finished before; skipped")
+        if stage in TRAINING:
+            if TRAINING[stage].finished(config, workdir):
+                print(f"[{stage}] finished before; skipped")
                 continue
-            distill.run(config, workdir)
+            TRAINING[stage].run(config, workdir)
         else:
             report = evaluate.run(config, workdir, seconds)
         # parts of a stage that were stopped add up; what a kill cut off is not counted

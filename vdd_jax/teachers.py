@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from vdd_jax.core import mixture, schedules
+from vdd_jax.core import mixture, preconditioning, samplers, schedules
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.core.schedules import Schedule
 from vdd_jax.data import Scaler
-from vdd_jax.types import ScoreFn
+from vdd_jax.models import denoiser
+from vdd_jax.types import Observation, ScoreFn
 
 
 class Teacher(NamedTuple):
@@ -18,6 +21,8 @@ class Teacher(NamedTuple):
     score: ScoreFn
     schedule: Schedule
     density: Callable[[jax.Array], Mixture] | None = None  # scaled observation → π, where known
+    denoise: ScoreFn | None = None  # as `score`, returns E[a|x, s]; for samplers
+    joint_score: ScoreFn | None = None  # of all actions of a window, x `[V, B, T, A]`
 
 
 def analytic(density: Callable[[jax.Array], Mixture], scaler: Scaler) -> Teacher:
@@ -40,3 +45,95 @@ def analytic(density: Callable[[jax.Array], Mixture], scaler: Scaler) -> Teacher
         return mixture.score(diffused, x)
 
     return Teacher(score, schedule, scaled)
+
+
+def make_schedule(config: ConfigDict) -> Schedule:
+    """The schedule that `config.teacher` names."""
+    n = config.num_train_steps
+    return {
+        "ve": lambda: schedules.ve(config.sigma_min, config.sigma_max),
+        "vp_cosine": schedules.vp_cosine,
+        "vp_linear": schedules.vp_linear,
+        "ddpm_cosine": lambda: schedules.vp_discrete(schedules.cosine_betas(n)),
+        "ddpm_linear": lambda: schedules.vp_discrete(schedules.linear_betas(n)),
+        "flow": schedules.flow,
+    }[config.schedule]()
+
+
+def from_network(config: ConfigDict, params, action_dim: int) -> Teacher:
+    """The teacher of a trained denoiser.
+
+    Args:
+      config: the teacher's own `config.teacher`.
+      params: of `denoiser.build(config, action_dim)`.
+    """
+    model = denoiser.build(config, action_dim)
+    schedule = make_schedule(config)
+    kind, sigma_data = config.prediction, config.sigma_data
+
+    def output(x, context, t):
+        seen, noise = preconditioning.network_input(schedule, sigma_data, x, t)
+        extra = {}
+        if config.backbone == "transformer" and config.window == "all":
+            extra["past"] = _noised_past(schedule, sigma_data, context, t)
+        return model.apply({"params": params}, seen, noise, context, **extra)
+
+    def score(x, context, t):
+        return preconditioning.to_score(
+            kind, schedule, sigma_data, output(x, context, t), x, t)
+
+    def denoise(x, context, t):
+        return preconditioning.to_x0(kind, schedule, sigma_data, output(x, context, t), x, t)
+
+    def joint_score(x, context, t):
+        t = t[..., None]  # one level for a window
+        seen, noise = preconditioning.network_input(schedule, sigma_data, x, t)
+        out = model.apply({"params": params}, seen, noise[..., 0], context,
+                          method=model.all_actions)
+        return preconditioning.to_score(kind, schedule, sigma_data, out, x, t)
+
+    joint = joint_score if config.backbone == "transformer" and config.window == "all" else None
+    return Teacher(score, schedule, None, denoise, joint)
+
+
+def _noised_past(schedule, sigma_data, context, t):
+    """The past actions of the window at the level of the newest, as the teacher saw them when it
+    was trained ("teacher forcing"), `[B, T - 1, A]`.
+
+    The noise is a fixed function of the actions, so that the teacher stays a pure function of what
+    it is asked; over a data set it is noise.
+    """
+    past = context.past_actions
+    bits = jax.lax.bitcast_convert_type(past, jnp.uint32)
+    seed = jnp.sum(bits.astype(jnp.uint32))
+    eps = jax.random.normal(jax.random.key(seed), past.shape)
+    t = jnp.broadcast_to(t, past.shape[:-2])[..., None]
+    x = schedule.alpha(t)[..., None] * past + schedule.sigma(t)[..., None] * eps
+    return preconditioning.network_input(schedule, sigma_data, x, t)[0]
+
+
+def sample(
+    teacher: Teacher, config: ConfigDict, context: Observation, key: jax.Array,
+    batch: tuple[int, ...], action_dim: int, num_steps: int = 0,
+) -> jax.Array:
+    """Scaled actions of a learned teacher by its sampler, `[*batch, A]`.
+
+    Args:
+      config: the teacher's own `config.teacher`; its `sampler` says how.
+      batch: the last axes are those of `context`.
+      num_steps: instead of the sampler's own; 1 is the one-step teacher.
+    """
+    how = config.sampler
+    ends = batch[len(batch) - _rank(context):]
+
+    def denoise(x, t):
+        return teacher.denoise(x, context, jnp.broadcast_to(t, ends))
+
+    return samplers.sample(
+        denoise, key, (*batch, action_dim), teacher.schedule, num_steps or how.num_steps,
+        how.kind, how.spacing, how.clip or None,
+    )
+
+
+def _rank(context) -> int:
+    return context.valid.ndim - 1 if hasattr(context, "valid") else context.ndim - 1

@@ -4,6 +4,7 @@ Axis letters used in every docstring:
 
     B batch    T window (time steps)    Z experts    V samples per state
     A action   O observation            L length of an episode
+    H chunk (actions at once)           G observations in a goal
 
 A leading `...` stands for any batch axes. Actions and observations inside models are *scaled*
 (see `vdd_jax.data.Scaler`); policies take and return the user's own units.
@@ -15,6 +16,8 @@ import jax
 import numpy as np
 
 Array = jax.Array
+
+HISTORIES = ("absolute", "differences")  # how networks see a window, see models/features.py
 
 
 class Trajectory(NamedTuple):
@@ -35,18 +38,35 @@ class TaskSpec(NamedTuple):
     control_hz: float = 0.0
 
 
+class Context(NamedTuple):
+    """What an action depends on in tasks with time, scaled: a window that ends now, and a goal.
+
+    The first steps of an episode have no full window: there the first observation is repeated and
+    `valid` is False.
+    """
+
+    observations: Array  # `[..., T, O]`, oldest first
+    steps: Array  # `[..., T, O]`, change since the observation before, its own scale; 0 where none
+    valid: Array  # `[..., T]` bool, which of the observations were made
+    past_actions: Array  # `[..., T - 1, A]`, what followed the observations before the newest
+    goal: Array  # `[..., G, O]`, observations to reach; G = 0 without goals
+
+
+Observation = Array | Context  # `[..., O]` where a task has neither history nor goal
+
+
 class Batch(NamedTuple):
     """State-action pairs, scaled."""
 
-    observation: Array  # `[B, O]`
-    action: Array  # `[B, A]`
+    observation: Observation  # with batch axes `[B]`
+    action: Array  # `[B, A]`; A is chunk length × action size
 
 
 class ScoreFn(Protocol):
     """The score of the teacher diffused to noise level `t` of its schedule.
 
-    Takes noised actions `x` `[V, B, A]`, the observations `[B, O]` they belong to and a time of
+    Takes noised actions `x` `[V, B, A]`, the observations (batch axes `[B]`) they belong to and a time of
     the teacher's schedule that broadcasts against `[V, B]`; returns ∇_x log π_t(x|s), `[V, B, A]`.
     """
 
-    def __call__(self, x: Array, observation: Array, t: Array) -> Array: ...
+    def __call__(self, x: Array, observation: Observation, t: Array) -> Array: ...

@@ -75,12 +75,12 @@ def expert_bound(
 
     Args:
       index: scalar integer z.
-      mean: `[B, A]`, of expert z.
+      mean: `[B, A]`, of expert z; or with further batch axes, `[B, T, A]`, everywhere below.
       scale_tril: `[B, A, A]` or `[B, A]`, of expert z.
       noise: ε and ε′, each `[V, B, A]`.
       old: what `e_step` returns, Z experts.
       score: (x `[V, B, A]`, t `[B]`) → score of the teacher at x, `[V, B, A]`.
-      level: the noise level of every state.
+      level: the noise level of every state, `[B]`; broadcasts against the batch axes.
       bound, entropy: see above.
 
     Raises:
@@ -88,7 +88,7 @@ def expert_bound(
     """
     if bound not in BOUNDS or entropy not in ENTROPIES:
         raise ValueError(f"bound is one of {BOUNDS} and entropy one of {ENTROPIES}")
-    alpha, sigma = level.alpha[:, None], level.sigma[:, None]
+    alpha, sigma = level.alpha[..., None], level.sigma[..., None]
     x = gaussian.reparameterise(noise[0], mean, scale_tril)
     if bound == "diffused":
         x = alpha * x + sigma * noise[1]

@@ -17,7 +17,10 @@ import jax.numpy as jnp
 
 from vdd_jax.core import gaussian
 from vdd_jax.core.mixture import Mixture
+from vdd_jax.models import features as feature_lib
 from vdd_jax.models.backbones import BACKBONES, at_least_one_number
+from vdd_jax.models.transformer import ContextTransformer
+from vdd_jax.types import Context
 
 
 def _uniform_bias(bound):
@@ -65,9 +68,10 @@ class Experts(nn.Module):
     std_floor: float
 
     @nn.compact
-    def __call__(self, observation):
+    def __call__(self, observation, train=False):
         """`[..., O]` → means `[..., Z, A]`, factors, features of the trunk `[..., D]`."""
-        shared = observation if self.independent else self.make_trunk(name="trunk")(observation)
+        shared = observation if self.independent else (
+            _call(self.make_trunk(name="trunk"), observation, train))
         stacked = nn.vmap(
             Expert,
             in_axes=None,
@@ -86,6 +90,10 @@ class Experts(nn.Module):
         )(shared)
         scale_tril = build_scale_tril(raw, self.action_dim, self.init_std, self.std_floor)
         return mean, scale_tril, shared
+
+
+def _call(trunk, x, train):
+    return trunk(x, train) if isinstance(trunk, ContextTransformer) else trunk(x)
 
 
 def build_scale_tril(raw, action_dim: int, init_std: float, std_floor: float):
@@ -128,9 +136,14 @@ class MixtureOfExperts(nn.Module):
     num_experts: int
     covariance: str = "full"
     independent: bool = False
+    history: str = "differences"
+    fourier: int = 4
     trunk: str = "mlp"
     trunk_width: int = 64
     trunk_depth: int = 2
+    heads: int = 4
+    attention_dropout: float = 0.0
+    dropout: float = 0.0
     head: str = "mlp"
     head_width: int = 64
     head_depth: int = 1
@@ -141,13 +154,25 @@ class MixtureOfExperts(nn.Module):
     init_spread: float = 1.0
     init_std: float = 1.0
     std_floor: float = 1e-4
+    per_step: bool = False
 
     @nn.compact
-    def __call__(self, observation) -> Mixture:
-        """Mixture with batch axes `[...]` for observations `[..., O]`."""
-        x = at_least_one_number(observation)
+    def __call__(self, observation, train: bool = False) -> Mixture:
+        """Mixture with the batch axes of the observation; with `per_step` (transformer) one for
+        every observation of the window, `[..., T]`."""
+        if self.trunk == "transformer":
+            x = observation
+        elif isinstance(observation, Context):
+            x = feature_lib.flat(observation, self.history, self.fourier)
+        else:
+            x = at_least_one_number(observation)
 
         def make_trunk(**kw):
+            if self.trunk == "transformer":
+                return ContextTransformer(
+                    self.trunk_width, self.trunk_depth, self.heads, self.history, self.fourier,
+                    self.attention_dropout, self.dropout, self.per_step, **kw,
+                )
             return BACKBONES[self.trunk](
                 self.trunk_width, self.trunk_depth, self.activation, **kw
             )
@@ -159,7 +184,7 @@ class MixtureOfExperts(nn.Module):
             self.action_dim, self.num_experts, self.independent, self.covariance == "full",
             make_trunk, make_head, self.init_spread, self.init_std, self.std_floor,
             name="experts",
-        )(x)
+        )(x, train)
         if self.gating == "uniform":
             log_weights = jnp.full(means.shape[:-1], -jnp.log(float(self.num_experts)))
             return Mixture(log_weights, means, scale_tril)

@@ -31,10 +31,12 @@ __all__ = [
     "demonstrate_counted",
     "load",
     "observe",
+    "past_actions",
     "read",
     "reset",
     "rollout",
     "score",
+    "spec",
     "step",
     "wilson",
 ]
@@ -50,29 +52,36 @@ SPEC = TaskSpec(
 SIMULATOR = "re-created Avoiding of vdd_jax (identified tracking dynamics, swept collision check)"
 
 
-def load(
-    demonstrations: str | None = None, seed: int = 0, episodes_per_mode: int = 4
-) -> tuple[list[Trajectory], dict]:
+def past_actions(observations):
+    """What was done between the observations of a window `[..., T, 4]`: `[..., T - 1, 2]`."""
+    return observations[..., 1:, :2] - observations[..., :-1, :2]
+
+
+def spec(task) -> TaskSpec:
+    """The sizes; `task` is `config.task`."""
+    return SPEC
+
+
+def load(task) -> tuple[list[Trajectory], dict]:
     """Demonstrations, and what they are.
 
     Args:
-      demonstrations: directory of official D3IL pickles; without one the scripted demonstrator
-        drives.
-      seed, episodes_per_mode: of the scripted demonstrator (`24 · episodes_per_mode` episodes).
+      task: `config.task`: `demonstrations`, the directory of official D3IL pickles, or empty for
+        the scripted demonstrator with its `episodes_per_mode` (24 times as many episodes).
 
     Returns:
       The trajectories, and a description for reports: `demonstrations`, `simulator`, `episodes`,
       and `discarded` (failed attempts of the scripted demonstrator, drawn again).
 
     Raises:
-      FileNotFoundError, ValueError: see `reader.read` and `demonstrate_counted`.
+      FileNotFoundError, ValueError: see `reader.read`.
     """
     discarded = 0
-    if demonstrations:
-        trajectories = read(demonstrations)
-        source = f"official D3IL pickles from {demonstrations}, {len(trajectories)} episodes"
+    if task.demonstrations:
+        trajectories = read(task.demonstrations)
+        source = f"official D3IL pickles from {task.demonstrations}, {len(trajectories)} episodes"
     else:
-        trajectories, discarded = demonstrate_counted(seed, episodes_per_mode)
+        trajectories, discarded = demonstrate_counted(0, task.episodes_per_mode)
         source = f"scripted demonstrator of vdd_jax, {len(trajectories)} episodes"
     description = {
         "demonstrations": source,

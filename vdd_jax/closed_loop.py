@@ -1,0 +1,74 @@
+"""Policies in the form that a task's simulator asks for: pure functions of raw history and key.
+
+`actor(history [N, T, O], valid [N, T], key) -> [N, H, A]`, in the task's units.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vdd_jax import teachers
+from vdd_jax.core import mixture
+from vdd_jax.data import Scaler
+from vdd_jax.tasks import TASKS
+from vdd_jax.teachers import Teacher
+
+
+def _in_scaled_space(config: ConfigDict, scaler: Scaler, act, goals=None):
+    """An actor from `act(context, key) -> scaled actions [N, H · A]`.
+
+    `goals` `[M, G, O]`, raw: each episode pursues one of them, in turn.
+    """
+    task = TASKS[config.task.name]
+
+    def actor(history, valid, key):
+        past = task.past_actions(history)
+        goal = None if goals is None else goals[jnp.arange(len(history)) % len(goals)]
+        action = scaler.unscale_action(act(scaler.context(history, valid, past, goal), key))
+        return action.reshape(len(history), config.task.chunk, -1)
+
+    return actor
+
+
+def of_teacher(config: ConfigDict, teacher: Teacher, settings: ConfigDict, scaler: Scaler,
+               num_steps: int = 0, goals=None):
+    """The learned teacher with its sampler.
+
+    Args:
+      config: of the run, for the task.
+      settings: the teacher's own `config.teacher`.
+      num_steps: instead of the sampler's own; 1 is the one-step teacher.
+    """
+    action_dim = scaler.action_mean.shape[0]
+
+    def act(context, key):
+        batch = context.valid.shape[:1]
+        return teachers.sample(teacher, settings, context, key, batch, action_dim, num_steps)
+
+    return _in_scaled_space(config, scaler, act, goals)
+
+
+def of_student(config: ConfigDict, apply, params, scaler: Scaler, how: str, goals=None):
+    """The student; `how` as in `policy.Policy.act`."""
+
+    def act(context, key):
+        q = apply({"params": params}, context)
+        if how == "sampled_mean":
+            return mixture.mean_of_sampled(q, key)
+        return mixture.mean_of_most_likely(q) if how == "most_likely_mean" else (
+            mixture.sample(q, key))
+
+    return _in_scaled_space(config, scaler, act, goals)
+
+
+def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int):
+    """Episodes of an actor in the task's simulator, and the seconds they took, compiled."""
+    task = TASKS[config.task.name]
+    program = jax.jit(lambda key: task.rollout(
+        actor, key, num_episodes, window=config.task.window,
+        execute_steps=config.task.execute_steps)).lower(key).compile()
+    start = time.perf_counter()
+    episodes = jax.block_until_ready(program(key))
+    return episodes, time.perf_counter() - start

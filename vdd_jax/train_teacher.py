@@ -1,0 +1,229 @@
+"""Trains a diffusion or flow policy by denoising score matching: `init → step → run`.
+
+The loss is E ‖F − target‖² (see `core/preconditioning.py`), over noise drawn from the density of
+`config.teacher.noise`. The teacher is the exponential moving average of the parameters.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from vdd_jax import checkpoint, problem
+from vdd_jax import config as config_lib
+from vdd_jax.checkpoint import write_json
+from vdd_jax.core import noise_density, objectives, preconditioning
+from vdd_jax.data import batch_at
+from vdd_jax.metrics import Log, check_finite
+from vdd_jax.models import denoiser
+from vdd_jax.teachers import make_schedule
+from vdd_jax.types import Batch
+
+HELD_OUT = 4_096  # windows behind the held-out loss, at most
+NOISES = 4  # noises of each
+
+
+class State(NamedTuple):
+    """Everything that training changes; arrays only."""
+
+    step: jax.Array  # iterations done
+    params: dict
+    ema: dict  # moving average of params: the teacher
+    opt: optax.OptState
+    best: dict  # the ema of least held-out loss so far
+    best_loss: jax.Array
+    since_best: jax.Array  # evaluations without a better one
+
+
+def optimiser(config: ConfigDict) -> optax.GradientTransformation:
+    """AdamW with warm-up, decay and clipping; `config` is `config.teacher`."""
+    n, warm = config.num_iterations, config.warmup
+    rest = max(n - warm, 1)
+    decay = {
+        "constant": optax.constant_schedule(config.learning_rate),
+        "linear": optax.linear_schedule(config.learning_rate, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(config.learning_rate, rest),
+    }[config.decay]
+    rate = optax.join_schedules(
+        [optax.linear_schedule(0.0, config.learning_rate, warm), decay], [warm]
+    ) if warm else decay
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    # biases, norms and position embeddings are not decayed
+    return optax.chain(*clip, optax.adamw(
+        rate, weight_decay=config.weight_decay,
+        mask=lambda tree: jax.tree_util.tree_map_with_path(
+            lambda path, _: path[-1].key == "kernel", tree),
+    ))
+
+
+def init(config: ConfigDict, model, key: jax.Array, example: Batch) -> State:
+    """A denoiser with fresh parameters; `example` is a batch of one. `config` is `config.teacher`."""
+    params = denoiser.init(config, model, key, example)
+    return State(
+        jnp.zeros((), jnp.int32), params, params, optimiser(config).init(params), params,
+        jnp.asarray(jnp.inf), jnp.zeros((), jnp.int32),
+    )
+
+
+def make_loss(config: ConfigDict, model):
+    """`loss(params, batch, key, train) → scalar`; `config` is `config.teacher`."""
+    schedule = make_schedule(config)
+    kind, sigma_data, noise = config.prediction, config.sigma_data, config.noise
+
+    def loss(params, batch: Batch, key, train: bool):
+        time_key, eps_key, drop_key = jax.random.split(key, 3)
+        t = noise_density.sample_time(
+            noise.density, schedule, time_key, batch.action.shape[:1], noise.mean, noise.scale)
+        action, weight, at, method = batch.action, jnp.ones(()), t, model.__call__
+        if denoiser.whole_window(config):
+            action = denoiser.window_actions(batch)
+            valid = batch.observation.valid.astype(action.dtype)
+            weight, at, method = valid / jnp.mean(valid), t[:, None], model.all_actions
+        eps = jax.random.normal(eps_key, action.shape)
+        x = schedule.alpha(at)[..., None] * action + schedule.sigma(at)[..., None] * eps
+        seen, level = preconditioning.network_input(schedule, sigma_data, x, at)
+        out = model.apply(
+            {"params": params}, seen, level.reshape(t.shape), batch.observation, train=train,
+            method=method, rngs={"dropout": drop_key},
+        )
+        wanted = preconditioning.target(kind, schedule, sigma_data, action, eps, at)
+        return objectives.denoising(out, wanted, weight)
+
+    return loss
+
+
+def make_step(config: ConfigDict, model):
+    """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
+
+    All randomness comes from `key`, of the run, and `state.step`. `config` is `config.teacher`.
+    """
+    opt = optimiser(config)
+    loss = make_loss(config, model)
+
+    def step(state: State, data: Batch, key: jax.Array):
+        batch_key, noise_key = jax.random.split(key)
+        batch = batch_at(data, batch_key, state.step, config.batch_size)
+        value, grads = jax.value_and_grad(loss)(
+            state.params, batch, jax.random.fold_in(noise_key, state.step), True)
+        updates, opt_state = opt.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # the average forgets its start: early on it follows faster than its decay says
+        decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
+        ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state.ema, params)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        return state._replace(step=state.step + 1, params=params, ema=ema, opt=opt_state), metrics
+
+    return step
+
+
+def make_check(config: ConfigDict, model, held_out: Batch, key: jax.Array):
+    """`check(state) → (state, metrics)`: the held-out loss of the average, and the best so far."""
+    loss = make_loss(config, model)
+    held_out = jax.tree.map(lambda v: v[:: max(len(v) // HELD_OUT, 1)], held_out)
+    keys = jax.random.split(key, NOISES)  # the same noises each time: losses can be compared
+
+    def check(state: State):
+        values = jax.lax.map(lambda k: loss(state.ema, held_out, k, False), keys)
+        value = jnp.mean(values)
+        better = value < state.best_loss
+        best = jax.tree.map(lambda b, e: jnp.where(better, e, b), state.best, state.ema)
+        state = state._replace(
+            best=best, best_loss=jnp.minimum(value, state.best_loss),
+            since_best=jnp.where(better, 0, state.since_best + 1),
+        )
+        return state, {"held_out_loss": value}
+
+    return check
+
+
+def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
+    """Trains to `workdir/teacher`, resuming what is there; returns at once when it is finished.
+
+    Args:
+      config: the whole configuration.
+      stop_at: stop after this many iterations, as a kill would (for tests).
+
+    Raises:
+      TrainingDiverged: at NaN or infinity.
+      CheckpointError: when the directory's checkpoint cannot be read.
+    """
+    settings = config.teacher
+    data = problem.data(config)
+    model = denoiser.build(settings, data.train.action.shape[-1])
+    init_key, step_key, check_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), 1), 3)
+    state = jax.jit(lambda k: init(settings, model, k, problem.example(config)))(init_key)
+    step = make_step(settings, model)
+
+    def advance(state, data, key, num):
+        return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
+
+    advance = jax.jit(advance, static_argnums=3)
+    check = jax.jit(make_check(settings, model, data.held_out, check_key))
+    total = settings.num_iterations
+    end = min(total, stop_at or total)
+    identity = {"stage": "teacher", "config": json.loads(config_lib.to_json(config)),
+                "versions": config_lib.versions(), "about": data.about}
+    directory = workdir / "teacher"
+    with (
+        checkpoint.Checkpoints(directory / "checkpoints") as checkpoints,
+        Log(workdir / "metrics.jsonl", "teacher", total) as log,
+    ):
+        if checkpoints.latest_step() is not None:
+            state = _restore(checkpoints, state)
+        done, stopped = int(state.step), _impatient(settings, state)
+        while done < end and not stopped:
+            after = min(*((done // every + 1) * every for every in (
+                config.run.steps_per_dispatch, config.run.log_every, config.run.checkpoint_every)),
+                end)
+            state, metrics = advance(state, data.train, step_key, after - done)
+            metrics = jax.device_get(metrics)
+            check_finite(metrics, done, "teacher")
+            done = after
+            log.progress(done)
+            if done % config.run.log_every == 0 or done == total:
+                state, found = check(state)
+                last = {"loss": metrics["loss"].mean(), "grad_norm": metrics["grad_norm"][-1]}
+                log.record(done, {**last, **jax.device_get(found)})
+                stopped = _impatient(settings, state)
+            if done % config.run.checkpoint_every == 0 or done == end or stopped:
+                checkpoints.save(done, _params(state), _training(state), data.scaler, identity)
+    if done == total or stopped:
+        write_json(directory / "finished.json", {
+            "step": done, "held_out_loss": _number(state.best_loss),
+            "why": "no better held-out loss" if stopped else "all iterations done"})
+
+
+def _number(value):
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _impatient(config, state) -> bool:
+    return bool(config.patience) and int(state.since_best) >= config.patience
+
+
+def finished(config: ConfigDict, workdir: Path) -> bool:
+    """Whether the stage has nothing left to do."""
+    return (workdir / "teacher" / "finished.json").exists()
+
+
+def _params(state: State) -> dict:
+    return {"ema": state.ema, "raw": state.params, "best": state.best}
+
+
+def _training(state: State) -> dict:
+    return {"step": state.step, "opt": state.opt, "best_loss": state.best_loss,
+            "since_best": state.since_best}
+
+
+def _restore(checkpoints, fresh: State) -> State:
+    params, train = checkpoints.restore_training(
+        checkpoint.abstract(_params(fresh)), checkpoint.abstract(_training(fresh))
+    )
+    return State(params=params["raw"], ema=params["ema"], best=params["best"], **train)
