@@ -13,10 +13,10 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
-from tiny_config import tiny
+from tiny_config import tiny, tiny_avoiding
 
+from vdd_jax import evaluate_closed_loop, stages
 from vdd_jax import policy as policy_lib
-from vdd_jax import stages
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,3 +62,16 @@ def finished(tmp_path_factory) -> Finished:
 def policy(finished):
     """Its student."""
     return policy_lib.load(finished.workdir)
+
+
+@pytest.fixture(scope="session")
+def finished_avoiding(tmp_path_factory) -> Finished:
+    """All three stages in Avoiding, of networks that have learned next to nothing."""
+    config = tiny_avoiding()
+    workdir = tmp_path_factory.mktemp("avoiding") / "run"
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        for name, value in (("STATES", 16), ("SAMPLES", 32), ("TIMED_CALLS", 3)):
+            patch.setattr(evaluate_closed_loop, name, value)
+        report = stages.run(config, workdir)
+    return Finished(config, workdir, report, out.getvalue())

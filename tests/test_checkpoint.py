@@ -14,7 +14,8 @@ from vdd_jax.data import Scaler
 # TensorStore complains of what it had begun to read when a damaged checkpoint is given up
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-SCALER = Scaler(*(jnp.asarray(v, jnp.float32) for v in ([0.1, 2], [3, 0.4], [5], [1e-3])))
+SCALER = Scaler(
+    *(jnp.asarray(v, jnp.float32) for v in ([0.1, 2], [3, 0.4], [5], [1e-3], [0.7])))
 CONFIG = {"stage": "distill", "config": {"seed": 3}}
 
 

@@ -1,12 +1,12 @@
-"""The scaler, and batches as a function of the step."""
+"""The scaler, windows of trajectories, and batches as a function of the step."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdd_jax.data import Scaler, batch_at, fit_scaler
-from vdd_jax.types import Batch
+from vdd_jax.data import Scaler, batch_at, first, fit_scaler, fit_trajectory_scaler, windows
+from vdd_jax.types import Batch, Trajectory
 
 
 def pairs(n=500, seed=0):
@@ -26,7 +26,7 @@ def test_scaled_data_has_mean_0_and_std_1():
 
 def test_scaling_by_hand_and_back():
     """(x − mean)/std with the numbers of its own kind, and the inverse."""
-    scaler = Scaler(*(jnp.asarray(v) for v in ([1.0, 2.0], [2.0, 4.0], [10.0], [0.5])))
+    scaler = Scaler(*(jnp.asarray(v) for v in ([1.0, 2.0], [2.0, 4.0], [10.0], [0.5], [9.0])))
     np.testing.assert_allclose(scaler.scale_action(jnp.array([[3.0, -2.0]])), [[1.0, -1.0]])
     np.testing.assert_allclose(scaler.scale_observation(jnp.array([11.0])), [2.0])
     np.testing.assert_allclose(scaler.unscale_action(jnp.array([1.0, -1.0])), [3.0, -2.0])
@@ -101,3 +101,110 @@ def test_pairs_stay_pairs_and_all_data_is_drawn():
     assert batches.action.shape == (100, 32, 1)
     counts = np.bincount(np.asarray(batches.observation, int).ravel(), minlength=10)
     assert len(counts) == 10 and counts.min() > 240 and counts.max() < 400
+
+
+# ---- trajectories
+
+
+def episodes(*lengths, seed=0) -> list[Trajectory]:
+    """Random ones, of 3 numbers seen and 2 done."""
+    rng = np.random.default_rng(seed)
+    return [Trajectory(rng.normal([1, -2, 5], [0.5, 2, 9], (n, 3)).astype(np.float32),
+                       rng.normal([10, -20], [3, 0.1], (n, 2)).astype(np.float32))
+            for n in lengths]
+
+
+@pytest.mark.parametrize("window, chunk, goal", [(1, 1, 0), (3, 1, 0), (4, 3, 2), (2, 5, 1)])
+def test_windows_by_brute_force(window, chunk, goal):
+    """Step by step in plain Python: repeated first observation, flags, steps, past actions, chunk
+    with its last action repeated, and the goal; no window reaches into another episode."""
+    trajectories = episodes(5, 2, 7)
+    scaler = fit_trajectory_scaler(trajectories, chunk=chunk)
+    found = windows(trajectories, scaler, window, chunk, goal)
+    a_mean, a_std, o_mean, o_std, step_std = (np.asarray(v) for v in scaler)
+    row = 0
+    for observations, actions in trajectories:
+        for now in range(len(actions)):
+            seen, mine = found.observation, first(found, row + 1)
+            for i in range(window):
+                then = now - window + 1 + i
+                near = dict(rtol=1e-4, atol=1e-4)
+                expected = (observations[max(then, 0)] - o_mean) / o_std
+                np.testing.assert_allclose(seen.observations[row, i], expected, **near)
+                assert bool(seen.valid[row, i]) is (then >= 0)
+                step = observations[then] - observations[then - 1] if i and then > 0 else 0 * o_std
+                np.testing.assert_allclose(seen.steps[row, i], step / step_std, **near)
+                if i < window - 1:
+                    past = (actions[then] - a_mean[:2]) / a_std[:2] if then >= 0 else np.zeros(2)
+                    np.testing.assert_allclose(seen.past_actions[row, i], past, **near)
+            ahead = np.concatenate([actions[min(now + h, len(actions) - 1)]
+                                    for h in range(chunk)])
+            np.testing.assert_allclose(mine.action[row], (ahead - a_mean) / a_std, **near)
+            for g in range(goal):
+                expected = (observations[len(actions) - goal + g] - o_mean) / o_std
+                np.testing.assert_allclose(seen.goal[row, g], expected, **near)
+            row += 1
+    shapes = [v.shape for v in (*found.observation, found.action)]
+    assert row == 14 and shapes == [(14, window, 3), (14, window, 3), (14, window),
+                                    (14, window - 1, 2), (14, goal, 3), (14, 2 * chunk)]
+
+
+def test_the_scaler_of_trajectories():
+    """Mean and std over all steps of all episodes; steps never cross from one episode to the
+    next; every action of a chunk is scaled alike."""
+    trajectories = episodes(50, 30)
+    scaler = fit_trajectory_scaler(trajectories, chunk=3)
+    observations = np.concatenate([t.observations for t in trajectories])
+    actions = np.concatenate([t.actions for t in trajectories])
+    steps = np.concatenate([np.diff(t.observations, axis=0) for t in trajectories])
+    assert len(steps) == 78
+    for found, expected in zip(scaler, (
+            np.tile(actions.mean(0), 3), np.tile(actions.std(0), 3), observations.mean(0),
+            observations.std(0), steps.std(0)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("what", ["observations", "actions"])
+@pytest.mark.parametrize("kind", ["standard", "none"])
+def test_trajectories_with_nan_are_refused(what, kind):
+    """In any episode, of what kind the data is and where."""
+    trajectories = episodes(5, 4)
+    getattr(trajectories[1], what)[2, 1] = np.nan
+    with pytest.raises(ValueError, match=f"1 of 9 {what} hold NaN .*first is number 7"):
+        fit_trajectory_scaler(trajectories, kind)
+
+
+def test_a_trajectory_shorter_than_its_goal():
+    """Is refused by its number; one just as long is not."""
+    trajectories = episodes(5, 2)
+    scaler = fit_trajectory_scaler(trajectories)
+    with pytest.raises(ValueError, match="trajectory 1 has 2 steps; a goal of 3 observations"):
+        windows(trajectories, scaler, 1, goal_length=3)
+    found = windows(trajectories, scaler, 1, goal_length=2)
+    np.testing.assert_allclose(found.observation.goal[5:, 0],
+                               found.observation.observations[5:6, 0].repeat(2, axis=0))
+
+
+def test_a_context_is_that_of_the_training_windows():
+    """What a policy makes of raw observations in a rollout is what the networks were trained
+    on: cut from the trajectory by hand and given to `Scaler.context`, any batch axes."""
+    trajectories = episodes(6)
+    scaler = fit_trajectory_scaler(trajectories)
+    trained = windows(trajectories, scaler, 3, goal_length=1).observation
+    observations, actions = trajectories[0]
+    index = np.array([[0, 0, 0], [0, 0, 1], [2, 3, 4]])
+    valid = np.array([[False, False, True], [False, True, True], [True] * 3])
+    goal = np.broadcast_to(observations[-1:], (3, 1, 3))
+    found = scaler.context(observations[index], valid, actions[index[:, :-1]], goal)
+    for name, value in found._asdict().items():
+        expected = getattr(trained, name)[jnp.array([0, 1, 4])]
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    alone = scaler.context(observations[index[2]], None, actions[index[2, :-1]], goal[2])
+    for one, many in zip(alone, found, strict=True):
+        np.testing.assert_allclose(one, many[2], rtol=1e-5, atol=1e-6)
+
+
+def test_the_first_rows_of_a_tree():
+    """Of every array in it."""
+    batch = first(windows(episodes(5), fit_trajectory_scaler(episodes(5)), 2), 3)
+    assert {len(v) for v in jax.tree.leaves(batch)} == {3}

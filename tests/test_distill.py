@@ -1,13 +1,15 @@
 """Distillation: what each update may touch, how often, at which noise, and that it works."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_config import tiny
+from contexts import context
+from tiny_config import tiny, tiny_avoiding
 
 from vdd_jax import checkpoint, distill, problem
 from vdd_jax.core import mixture, objectives, schedules
@@ -15,6 +17,8 @@ from vdd_jax.core.mixture import Mixture
 from vdd_jax.core.objectives import Level
 from vdd_jax.data import batch_at
 from vdd_jax.metrics import TrainingDiverged
+from vdd_jax.models.moe import MixtureOfExperts
+from vdd_jax.teachers import Teacher
 from vdd_jax.types import Batch
 
 pytest_plugins = "smoke_run"
@@ -30,16 +34,17 @@ def same(a, b) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
-def random_params(model, scale=0.4):
+def random_params(model, observation=None, scale=0.4):
     """Random parameters: zero kernels would hide what is connected."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1)))["params"]
+    observation = jnp.zeros((1, 1)) if observation is None else observation
+    shapes = jax.eval_shape(model.init, jax.random.key(0), observation)["params"]
     return jax.tree.map(lambda s: jnp.asarray(scale * rng.normal(size=s.shape), s.dtype), shapes)
 
 
 @pytest.fixture(scope="module")
 def task():
-    return problem.build(tiny())
+    return problem.build(tiny(), Path("nowhere"))
 
 
 def begin(config, params, step=0) -> distill.State:
@@ -49,7 +54,7 @@ def begin(config, params, step=0) -> distill.State:
 
 
 def compiled_step(config, task):
-    model = problem.student(config, 2)
+    model = problem.student(config)
     return model, jax.jit(distill.make_step(config.distill, model, task.teacher))
 
 
@@ -70,7 +75,7 @@ def plain_descent(monkeypatch):
 def test_the_bound_of_an_expert_touches_nothing_else(task, independent):
     """Through the whole student: exactly 0 to the gating, and, where experts are independent,
     to every other expert's parameters; for every bound and estimator of the entropy."""
-    model = problem.student(tiny(student__independent=independent, student__num_experts=3), 2)
+    model = problem.student(tiny(student__independent=independent, student__num_experts=3))
     params = random_params(model)
     batch = jax.tree.map(lambda v: v[:4], task.data)
     noise = jnp.asarray(np.random.default_rng(1).normal(size=(2, 2, 4, 2)), jnp.float32)
@@ -101,7 +106,7 @@ def test_the_bound_of_an_expert_touches_nothing_else(task, independent):
 
 def test_the_gating_loss_touches_no_expert(task):
     """Exactly 0 to the experts and the trunk, through the features and the responsibilities."""
-    model = problem.student(tiny(), 2)
+    model = problem.student(tiny())
     batch = jax.tree.map(lambda v: v[:4], task.data)
 
     @jax.jit
@@ -203,7 +208,7 @@ def experts_moved(config, task, params):
 def test_losses_are_summed_over_experts(task, plain_descent):
     """An expert far from all others learns as if it were alone: not by 1/Z of it (METHOD 4.5)."""
     two = tiny(**INDEPENDENT)
-    params = random_params(problem.student(two, 2))
+    params = random_params(problem.student(two))
     bias = params["experts"]["experts"]["mean"]["bias"]
     params["experts"]["experts"]["mean"]["bias"] = bias.at[1].add(200.0)
     alone = {"experts": {"experts": jax.tree.map(lambda v: v[:1], params["experts"]["experts"])}}
@@ -217,7 +222,7 @@ def test_losses_are_summed_over_experts(task, plain_descent):
 
 def test_weighting_by_the_gating(task, plain_descent):
     """With `weight_by_gating` the gradient of each expert is q(z|s) times that without."""
-    params = random_params(problem.student(tiny(**INDEPENDENT), 2))
+    params = random_params(problem.student(tiny(**INDEPENDENT)))
     params["gating"]["logits"]["kernel"] *= 0.0  # the same weights at every state
     params["gating"]["logits"]["bias"] = jnp.log(jnp.array([0.8, 0.2]))
     plain = experts_moved(tiny(**INDEPENDENT), task, params)
@@ -405,7 +410,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(task, tmp_path, mo
         return jnp.where(bad, jnp.nan, task.teacher.score(x, observation, t))
 
     broken = task._replace(teacher=task.teacher._replace(score=score))
-    monkeypatch.setattr(distill.problem, "build", lambda config: broken)
+    monkeypatch.setattr(distill.problem, "build", lambda config, workdir: broken)
     with pytest.raises(TrainingDiverged, match="distill stopped at step 11: .*expert_.* = nan"):
         distill.run(config, tmp_path)
     with checkpoint.Checkpoints(tmp_path / "distill" / "checkpoints", read_only=True) as saved:
@@ -416,9 +421,9 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(task, tmp_path, mo
 
 
 def abstract_state(config) -> distill.State:
-    model = problem.student(config, 2)
+    model = problem.student(config)
     shapes = jax.eval_shape(
-        lambda: distill.init(config.distill, model, jax.random.key(0), config.task.observation_dim))
+        lambda: distill.init(config.distill, model, jax.random.key(0), jnp.zeros((1, 1))))
     return checkpoint.abstract(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
@@ -448,11 +453,73 @@ def test_an_expert_is_moved_while_distilling_and_a_resume_repeats_it(tmp_path, c
     distill.run(config, tmp_path / "parts")
     found = []
     for name in ("whole", "parts"):
-        task = problem.build(config)
-        model = problem.student(config, task.spec.action_dim)
+        model = problem.student(config)
         shapes = jax.eval_shape(lambda m=model: m.init(KEY, jnp.zeros((1, 0)))["params"])
         place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         with checkpoint.Checkpoints(tmp_path / name / "distill" / "checkpoints",
                                     read_only=True) as checkpoints:
             found.append(checkpoints.restore_params(checkpoint.abstract(shapes, place)))
     jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+# ---- all actions of a window together
+
+
+def joint_case(**values):
+    """A student of whole windows, data of which some windows have steps that were not made, and
+    a teacher that is a Gaussian of std 0.5 about the newest two numbers seen at each step."""
+    config = tiny_avoiding(
+        task__window=3, student__trunk="transformer", distill__window="joint",
+        distill__samples_per_state=4, teacher__backbone="transformer", teacher__window="all",
+        **values).distill
+    seen = context(batch=(64,))
+    valid = np.arange(3) >= np.random.default_rng(0).integers(0, 3, 64)[:, None]
+    data = Batch(seen._replace(valid=jnp.asarray(valid)), jnp.zeros((64, 2)))
+    model = MixtureOfExperts(
+        action_dim=2, num_experts=1, trunk="transformer", trunk_width=16, trunk_depth=1, heads=2,
+        history="absolute", fourier=0, head_width=16, gating="uniform", covariance="diagonal")
+
+    def joint_score(x, seen, t):
+        assert x.shape[1:] == (config.batch_size, 3, 2) and t.shape == (config.batch_size,)
+        return (seen.observations[..., :2] - x) / (0.25 + t[:, None, None] ** 2)
+
+    return config, model, data, Teacher(None, schedules.ve(0.05, 5.0), joint_score=joint_score)
+
+
+def test_joint_distillation_finds_the_teacher_at_every_step():
+    """The mixture of each step of a window goes to the teacher's Gaussian at that step."""
+    config, model, data, teacher = joint_case(
+        distill__num_iterations=400, distill__batch_size=32, distill__learning_rate=1e-2)
+    step = distill.make_step(config, model, teacher)
+
+    @jax.jit
+    def train(key):
+        state = distill.init(config, model, key, data.observation)
+        return jax.lax.scan(lambda s, _: step(s, data, key), state, length=400)[0]
+
+    q = model.clone(per_step=True).apply({"params": train(KEY).params}, data.observation)
+    valid = np.asarray(data.observation.valid)
+    gap = np.asarray(q.means)[:, :, 0] - data.observation.observations[..., :2]
+    assert q.means.shape == (64, 3, 1, 2)
+    assert np.sqrt(np.mean(gap[valid] ** 2)) < 0.25
+    np.testing.assert_allclose(np.mean(np.asarray(q.scale_tril)[valid]), 0.5, atol=0.1)
+
+
+def test_steps_before_the_episode_teach_nothing(plain_descent):
+    """Whatever the teacher says of steps that were not made, the update is the same."""
+    config, model, data, teacher = joint_case()
+    params = random_params(model, data.observation)
+
+    def moved(wrong):
+        def score(x, seen, t):
+            there = seen.valid[..., None]
+            return teacher.joint_score(x, seen, t) + jnp.where(there, *wrong)
+
+        step = jax.jit(distill.make_step(config, model, teacher._replace(joint_score=score)))
+        state = distill.State(jnp.asarray(0, jnp.int32), params,
+                              *(o.init(params["experts"]) for o in distill.optimisers(config)))
+        return step(state, data, KEY)[0].params
+
+    plain = moved((0.0, 0.0))
+    assert same(plain, moved((0.0, 50.0)))
+    assert not same(plain, moved((50.0, 0.0)))

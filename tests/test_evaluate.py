@@ -108,15 +108,14 @@ def test_the_same_run_gives_the_same_report(finished):
 def test_without_observations_one_is_enough(finished, monkeypatch):
     """A target that does not depend on anything is judged once, with all the samples."""
     fixed = tiny(task__observation_dim=0)
+    task = evaluate.problem.build(fixed, finished.workdir)
 
     class Student:
         def mixture(self, observation):
             assert observation.shape == (1, 0)
-            return mixture.affine(
-                evaluate.problem.build(fixed).teacher.density(jnp.zeros((1, 0))), *units)
+            return mixture.affine(task.teacher.density(jnp.zeros((1, 0))), *units)
 
-    scaler = evaluate.problem.build(fixed).scaler
-    units = scaler.action_std, scaler.action_mean
+    units = task.scaler.action_std, task.scaler.action_mean
     monkeypatch.setattr(evaluate.policy, "load", lambda workdir: Student())
     _, result = evaluate.evaluate(fixed, finished.workdir)
     assert result["num_observations"] == 1 and result["num_samples"] == 200

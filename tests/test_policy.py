@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from vdd_jax import policy as policy_lib
 from vdd_jax import problem
 from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.core import mixture
+from vdd_jax.core.mixture import Mixture
+from vdd_jax.data import Scaler
+from vdd_jax.policy import History, Policy
 
 pytest_plugins = "smoke_run"
 
@@ -52,7 +56,7 @@ def test_log_prob_integrates_to_1_in_the_tasks_units(policy):
 
 def test_the_policy_is_the_teacher_it_was_distilled_from(policy, finished):
     """Means, stds and likelihoods are those of the target in the task's units."""
-    task = problem.build(finished.config)
+    task = problem.build(finished.config, finished.workdir)
     target = mixture.affine(
         task.teacher.density(task.scaler.scale_observation(OBSERVATION)),
         task.scaler.action_std, task.scaler.action_mean)
@@ -197,3 +201,109 @@ def test_a_checkpoint_of_something_else_is_refused(finished, tmp_path, change):
         file.write_text(json.dumps(stored))
     with pytest.raises(CheckpointError, match="distill/checkpoints"):
         policy_lib.load(workdir)
+
+
+# ---- windows, goals, chunks
+
+SCALER = Scaler(*(jnp.asarray(v) for v in (
+    [1.0, -2.0, 1.0, -2.0], [2.0, 0.5, 2.0, 0.5], [3.0, 0.0, -1.0], [4.0, 1.0, 0.5],
+    [0.1, 0.2, 0.3])))
+WINDOWS = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+GOAL = np.random.default_rng(1).normal(size=(5, 1, 3)).astype(np.float32)
+
+
+def echo(variables, context):
+    """One expert whose mean is what it was shown: four numbers of the newest step, the change,
+    the goal, and the number of observations that were made."""
+    seen = jnp.stack([
+        context.observations[..., -1, 0], context.steps[..., -1, 1],
+        context.goal[..., 0].sum(-1), context.valid.sum(-1).astype(jnp.float32)], axis=-1)
+    return Mixture(jnp.zeros((*seen.shape[:-1], 1)), seen[..., None, :],
+                   jnp.full((*seen.shape[:-1], 1, 4), 0.5))
+
+
+def windowed(goal=0, chunk=2, apply=echo) -> Policy:
+    """Windows of 2 observations of 3 numbers, chunks of 2 actions of 2 numbers."""
+    return Policy({}, SCALER, apply, 3, 4 // chunk, window=2, chunk=chunk, goal_length=goal)
+
+
+def test_shapes_of_chunks():
+    """`[..., H, A]` for any batch axes; a chunk of 1 has no axis of its own; the density is one
+    of the whole chunk."""
+    many = np.broadcast_to(WINDOWS, (6, 5, 2, 3))
+    for observation, batch in ((WINDOWS[0], ()), (WINDOWS, (5,)), (many, (6, 5))):
+        for chunk, action in ((2, (2, 2)), (1, (4,))):
+            policy = windowed(chunk=chunk)
+            assert policy.act(observation, KEY).shape == (*batch, *action)
+            assert policy.sample(observation, KEY, (7,)).shape == (7, *batch, *action)
+            samples = policy.sample(observation, KEY)
+            assert policy.log_prob(observation, samples).shape == batch
+            assert policy.entropy(observation, KEY, 10).shape == batch
+            assert policy.mixture(observation).means.shape == (*batch, 1, 4)
+    with pytest.raises(ValueError, match=r"action has shape \(5, 4\).*\[\.\.\., 2, 2\]"):
+        windowed().log_prob(WINDOWS, np.zeros((5, 4)))
+
+
+def test_a_history_by_hand():
+    """Scaled as in training, the change 0 where there was no step, the action unscaled and the
+    chunk's first action first."""
+    valid = np.array([[True, True], [False, True], [True, True], [True, True], [False, True]])
+    found = windowed(goal=1).act(History(WINDOWS, valid, goal=GOAL), KEY)
+    newest = (WINDOWS[:, 1, 0] - 3) / 4
+    step = np.where(valid[:, 0], (WINDOWS[:, 1, 1] - WINDOWS[:, 0, 1]) / 0.2, 0.0)
+    goal = (GOAL[:, 0, 0] - 3) / 4
+    scaled = np.stack([newest, step, goal, valid.sum(-1)], axis=-1).reshape(5, 2, 2)
+    np.testing.assert_allclose(found, scaled * [2, 0.5] + [1, -2], rtol=1e-4, atol=1e-5)
+
+
+def test_the_density_of_a_chunk():
+    """The product of scipy's densities of its numbers, in the task's units."""
+    action = np.random.default_rng(2).normal(size=(5, 2, 2)).astype(np.float32)
+    policy = windowed()
+    mean = policy.act(WINDOWS, KEY)
+    expected = scipy.stats.norm(mean, 0.5 * np.array([2, 0.5])).logpdf(action).sum((-2, -1))
+    np.testing.assert_allclose(policy.log_prob(WINDOWS, action), expected, rtol=1e-4)
+
+
+def test_an_array_is_a_history_of_observations_all_made():
+    """And lists and NumPy of any float type are the same."""
+    policy = windowed()
+    expected = policy.act(WINDOWS, KEY)
+    for same in (History(WINDOWS), History(WINDOWS, np.ones((5, 2), bool)), WINDOWS.tolist(),
+                 WINDOWS.astype(np.float64), History(WINDOWS, past_actions=np.zeros((5, 1, 2)))):
+        np.testing.assert_array_equal(policy.act(same, KEY), expected)
+
+
+def test_past_actions_are_scaled_like_actions():
+    """By the statistics of a single action, whatever the chunk."""
+    shown = []
+
+    def apply(variables, context):
+        shown.append(context)
+        return echo(variables, context)
+
+    past = np.array([[3.0, -1.0]], np.float32)
+    with jax.disable_jit():
+        windowed(apply=apply).mixture(History(WINDOWS[0], past_actions=past))
+    np.testing.assert_allclose(shown[-1].past_actions, [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("call", [
+    lambda p, o: p.act(o, KEY), lambda p, o: p.sample(o, KEY), lambda p, o: p.mixture(o),
+    lambda p, o: p.log_prob(o, np.zeros((5, 2, 2))), lambda p, o: p.entropy(o, KEY)])
+@pytest.mark.parametrize("history, words", [
+    (WINDOWS[:, 0], r"observation has shape \(5, 3\).*\[\.\.\., 2, 3\]"),
+    (WINDOWS[..., :2], r"observation has shape \(5, 2, 2\)"),
+    (WINDOWS[0, 0], r"observation has shape \(3,\)"),
+    (np.full((2, 3), np.nan), "observation holds NaN"),
+    (WINDOWS, r"pursues a goal; give policy.History\(observations, goal=…\).*\[\.\.\., 1, 3\]"),
+    (History(WINDOWS), "pursues a goal"),
+    (History(WINDOWS, goal=GOAL[:, 0]), r"goal has shape \(5, 3\)"),
+    (History(WINDOWS, goal=GOAL * np.inf), "goal holds NaN or infinity"),
+    (History(WINDOWS, np.ones((5, 3), bool), goal=GOAL), r"valid has shape \(5, 3\)"),
+    (History(WINDOWS, past_actions=np.zeros((5, 2, 2)), goal=GOAL), "past_actions.* has shape"),
+])
+def test_bad_histories_are_refused(call, history, words):
+    """A wrong size of any part, NaN, or no goal where there must be one: a ValueError."""
+    with pytest.raises(ValueError, match=words):
+        call(windowed(goal=1), history)

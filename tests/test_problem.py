@@ -1,19 +1,30 @@
-"""What every stage starts from is rebuilt from the configuration alone."""
+"""What every stage starts from is rebuilt from the configuration, and a checkpoint, alone."""
+
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_config import tiny
+from contexts import randomised
+from tiny_config import changed, tiny, tiny_avoiding
 
-from vdd_jax import problem
+from vdd_jax import checkpoint, distill, problem, teachers
+from vdd_jax import config as config_lib
+from vdd_jax.checkpoint import CheckpointError
+from vdd_jax.config import ConfigError
 from vdd_jax.core import mixture
-from vdd_jax.tasks import toy
+from vdd_jax.data import fit_trajectory_scaler, windows
+from vdd_jax.models import denoiser
+from vdd_jax.tasks import avoiding, toy
+
+NOWHERE = Path("nowhere")  # an exact teacher is in no directory
 
 
 @pytest.fixture(scope="module")
 def built():
-    return problem.build(tiny())
+    return problem.build(tiny(), NOWHERE)
 
 
 def test_sizes(built):
@@ -36,7 +47,7 @@ def test_the_scaler_is_fitted_to_the_training_data(built):
 
 def test_the_problem_does_not_depend_on_the_seed(built):
     """Runs of several seeds distil the same teacher from the same data."""
-    other = problem.build(tiny(seed=1))
+    other = problem.build(tiny(seed=1), NOWHERE)
     np.testing.assert_array_equal(built.data.action, other.data.action)
     np.testing.assert_array_equal(built.held_out.observation, other.held_out.observation)
 
@@ -55,7 +66,7 @@ def test_the_teacher_is_the_law_of_the_scaled_data(built):
 
 def test_unscaled(built):
     """With `scaler = 'none'` data and teacher are in the task's units."""
-    raw = problem.build(tiny(task__scaler="none"))
+    raw = problem.build(tiny(task__scaler="none"), NOWHERE)
     np.testing.assert_allclose(built.scaler.unscale_action(built.data.action), raw.data.action,
                                atol=1e-5)
     observation = jnp.zeros((1,))
@@ -67,7 +78,123 @@ def test_the_student_has_the_sizes_of_the_configuration():
     """Every field is handed on."""
     config = tiny(student__num_experts=3, student__activation="relu", student__std_floor=0.25,
                   student__covariance="diagonal", student__gating="uniform")
-    model = problem.student(config, 5)
-    assert model.action_dim == 5
+    model = problem.student(config)
+    assert model.action_dim == 2 and problem.student(tiny(task__name="toy1d")).action_dim == 1
+    chunks = tiny(task__name="avoiding", task__chunk=3)
+    assert problem.student(chunks).action_dim == 6
     for name, value in config.student.to_dict().items():
         assert getattr(model, name) == value
+
+
+# ---- a task with trajectories, and a teacher from a checkpoint
+
+
+def test_demonstrations_are_split_by_episode():
+    """Held-out episodes are no part of training, nor of the scaler; together they are all."""
+    config = tiny_avoiding(task__held_out=0.25)
+    found = problem.data(config)
+    trajectories, _ = avoiding.load(config.task)
+    about = found.about
+    assert (about["training_episodes"], about["held_out_episodes"]) == (18, 6)
+    assert about["training_steps"] == len(found.train.action)
+    raw = found.scaler.unscale_observation(found.train.observation.observations[:, -1])
+    kept = [t for t in trajectories if np.abs(t.observations[0] - raw).max(-1).min() < 1e-5]
+    assert len(kept) == 18
+    scaler = fit_trajectory_scaler(kept)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found.scaler, scaler)
+    held_out = windows([t for t in trajectories if not any(t is k for k in kept)], scaler, 2)
+    assert len(held_out.action) == len(found.held_out.action)
+    np.testing.assert_allclose(held_out.action, found.held_out.action, rtol=1e-4, atol=1e-5)
+
+
+def test_the_example_has_the_shapes_of_the_data():
+    """A batch of one, with windows, chunks and goals, and without."""
+    for config in (tiny_avoiding(task__chunk=2, task__goal_length=3), tiny_avoiding(), tiny()):
+        data = problem.data(config).train
+        shapes = jax.tree.map(lambda v: (v.shape[1:], v.dtype), data)
+        assert jax.tree.map(lambda v: (v.shape[1:], v.dtype), problem.example(config)) == shapes
+        assert all(len(v) == 1 for v in jax.tree.leaves(problem.example(config)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Checkpoints with other numbers for the average, the last and the best parameters."""
+    config = tiny_avoiding()
+    model = denoiser.build(config.teacher, 2)
+    shapes = jax.eval_shape(lambda: denoiser.init(
+        config.teacher, model, jax.random.key(0), problem.example(config)))
+    params = {name: randomised(shapes, seed=i) for i, name in enumerate(("ema", "raw", "best"))}
+    scaler = problem.data(config).scaler
+
+    def save(**values):
+        workdir = tmp_path_factory.mktemp("trained")
+        stored = json.loads(config_lib.to_json(tiny_avoiding(**values)))
+        with checkpoint.Checkpoints(workdir / "teacher" / "checkpoints") as checkpoints:
+            checkpoints.save(20, params, {"step": jnp.asarray(20)}, scaler, {"config": stored})
+        return workdir
+
+    return params, scaler, save
+
+
+@pytest.mark.parametrize("select, which", [
+    ("last", "ema"), ("raw", "raw"), ("held_out_loss", "best")])
+def test_the_teacher_is_the_one_that_is_selected(trained, select, which):
+    """`teacher.select` of the run that trained it says which parameters denoise; its scaler is
+    the one it was trained with."""
+    params, scaler, save = trained
+    workdir = save(teacher__select=select)
+    teacher, loaded, settings = problem.load_teacher(tiny_avoiding(), workdir)
+    jax.tree.map(np.testing.assert_array_equal, loaded, scaler)
+    assert settings.teacher.select == select
+    seen = problem.example(tiny_avoiding()).observation
+    x, t = jnp.array([[0.3, -0.8]]), jnp.array([0.7])
+    found = {name: np.asarray(teachers.from_network(settings.teacher, p, 2).denoise(x, seen, t))
+             for name, p in params.items()}
+    np.testing.assert_array_equal(teacher.denoise(x, seen, t), found.pop(which))
+    assert all(np.abs(teacher.denoise(x, seen, t) - v).max() > 1e-3 for v in found.values())
+
+
+def test_a_teacher_of_another_run(trained):
+    """With `teacher.workdir` the teacher, its scaler and its settings come from there."""
+    workdir = trained[2]()
+    config = tiny_avoiding(teacher__workdir=str(workdir), teacher__width=99)
+    built = problem.build(config, NOWHERE)
+    assert built.teacher_config.width == 8
+    jax.tree.map(np.testing.assert_array_equal, built.scaler, trained[1])
+
+
+@pytest.mark.parametrize("key, theirs, ours", [
+    ("window", 2, 3), ("chunk", 1, 2), ("goal_length", 0, 1)])
+def test_a_teacher_of_another_task(trained, key, theirs, ours):
+    """One sentence says what it was trained with and what is asked for."""
+    config = changed(tiny_avoiding(), **{f"task__{key}": ours})
+    with pytest.raises(CheckpointError) as caught:
+        problem.load_teacher(config, trained[2]())
+    text = str(caught.value)
+    assert f"trained with config.task.{key} = {theirs}, but it is {ours} here" in text
+    assert "\n" not in text
+
+
+def test_no_teacher(tmp_path):
+    """Says what to run, or where to look; so does a directory with no complete checkpoint."""
+    with pytest.raises(CheckpointError, match="holds no teacher; run the stage 'train_teacher'"):
+        problem.build(tiny_avoiding(), tmp_path)
+    (tmp_path / "teacher" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        problem.build(tiny_avoiding(), tmp_path)
+
+
+@pytest.mark.parametrize("noise, words", [
+    ({"low": 0.01}, r"noise\.low is 0\.01; the teacher was trained at .*from 0\.05 to 5"),
+    ({"high": 9.0}, r"noise\.high is 9; "),
+    ({"kind": "discrete", "steps": (1.0, 5.1)}, r"noise\.steps is \(1\.0, 5\.1\); .*0\.05 to 5"),
+])
+def test_noise_that_the_teacher_does_not_know(trained, noise, words):
+    """Distillation is refused before it begins."""
+    workdir = trained[2]()
+    config = tiny_avoiding(**{f"distill__noise__{k}": v for k, v in noise.items()})
+    with pytest.raises(ConfigError, match=words):
+        distill.run(config, workdir)
+    assert not (workdir / "distill").exists()
+    problem_noise = tiny_avoiding(distill__noise__high=5.0).distill.noise
+    distill.check_noise(problem_noise, problem.load_teacher(tiny_avoiding(), workdir)[0])

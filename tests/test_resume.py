@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_config import tiny
@@ -22,9 +23,9 @@ ROOT = Path(__file__).parents[1]
 def state_of(workdir):
     """Every array of the last checkpoint, by its place."""
     config = tiny()
-    model = problem.student(config, 2)
+    model = problem.student(config)
     shapes = jax.eval_shape(
-        lambda: distill.init(config.distill, model, jax.random.key(0), config.task.observation_dim))
+        lambda: distill.init(config.distill, model, jax.random.key(0), jnp.zeros((1, 1))))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     train = {k: getattr(shapes, k) for k in ("step", "expert_opt", "gating_opt")}
     with checkpoint.Checkpoints(checkpoints(workdir), read_only=True) as saved:

@@ -9,7 +9,7 @@ from vdd_jax.core.mixture import Mixture
 from vdd_jax.data import Scaler
 from vdd_jax.teachers import analytic
 
-SCALER = Scaler(*(jnp.asarray(v) for v in ([1.0, -2.0], [2.0, 0.5], [3.0], [4.0])))
+SCALER = Scaler(*(jnp.asarray(v) for v in ([1.0, -2.0], [2.0, 0.5], [3.0], [4.0], [1.0])))
 STD = np.array([0.6, 0.2])
 
 

@@ -19,6 +19,22 @@ def tiny(**values) -> ConfigDict:
     return changed(config, **values)
 
 
+def tiny_avoiding(**values) -> ConfigDict:
+    """The same in the task Avoiding with a learned teacher: 24 demonstrations, windows of 2."""
+    config = tiny()
+    config.task.update(name="avoiding", episodes_per_mode=1, window=2)
+    config.stages = ("train_teacher", "distill", "evaluate")
+    config.teacher.update(
+        width=8, depth=1, encoder_depth=1, fourier=1, heads=2, batch_size=16, num_iterations=20,
+        warmup=2, learning_rate=3e-3)
+    config.teacher.sampler.num_steps = 2
+    config.student.update(fourier=1, heads=2)
+    config.distill.update(batch_size=4, reallocations=1)
+    config.distill.noise.low = 0.05
+    config.evaluate.num_episodes = 3
+    return changed(config, **values)
+
+
 def changed(config: ConfigDict, **values) -> ConfigDict:
     """A copy with `group__key=value` put in."""
     config = ConfigDict(config.to_dict())

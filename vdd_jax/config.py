@@ -176,6 +176,22 @@ KEYS: dict[str, Key] = {
         "actions of a window together, as published (transformers; teacher.window = 'all')",
         **_one_of("last", "joint"),
     ),
+    "distill.warm_start": Key(
+        0.0, "fraction of the iterations, from the first, in which the diffused student is fitted "
+        "by likelihood to actions of the teacher before its bounds are minimised", **_FRACTION,
+    ),
+    "distill.warm_batch_size": Key(0, "B in the warm start, which costs less; 0: batch_size",
+                                   **_at_least(0)),
+    "distill.actions": Key(
+        "demonstrations", "what gating and warm start learn from: 'demonstrations', or samples of "
+        "the 'teacher' at the demonstrated states (learned teachers)",
+        **_one_of("demonstrations", "teacher"),
+    ),
+    "distill.teacher_samples": Key(4, "actions = 'teacher': K, at each state", **_at_least(1)),
+    "distill.weighting": Key(
+        "kl", "of noise levels: 'kl', every KL(q_σ‖π_σ) counts alike; 'denoiser', times (σ/α)², "
+        "so that gradients are differences of denoised actions", **_one_of("kl", "denoiser"),
+    ),
     "distill.bound": Key("diffused", "where the teacher is asked, see core/objectives.py",
                          **_one_of(*objectives.BOUNDS)),
     "distill.entropy": Key("path", "estimator of an expert's entropy, see core/objectives.py",
@@ -358,6 +374,9 @@ def _inconsistencies(c: dict[str, Any]) -> list[str]:
         errors.append("config.student.independent needs an MLP trunk")
     if c["student.trunk"] == "transformer" and not learned:
         errors.append("config.student.trunk is 'transformer', which needs a task with windows")
+    if not learned and c["distill.actions"] == "teacher":
+        errors.append(f"config.distill.actions is 'teacher', but the demonstrations of "
+                      f"{c['task.name']} are samples of its teacher already")
     if not learned and "train_teacher" in c["stages"]:
         errors.append(f"the teacher of {c['task.name']} is exact; take 'train_teacher' out of "
                       "config.stages")

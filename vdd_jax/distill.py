@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, problem, reallocate
+from vdd_jax import checkpoint, problem, reallocate, teachers
 from vdd_jax import config as config_lib
 from vdd_jax.core import mixture, objectives
 from vdd_jax.core.objectives import Level
@@ -48,7 +48,7 @@ def optimisers(config: ConfigDict) -> tuple[optax.GradientTransformation, ...]:
         return optax.chain(*clip, optax.adam(schedule))
 
     n = config.num_iterations
-    with_gating = n - math.ceil(config.gating_start * n)
+    with_gating = n if config.warm_start else n - math.ceil(config.gating_start * n)
     return (
         adam(config.learning_rate, n * config.expert_steps),
         adam(config.gating_learning_rate, max(with_gating * config.gating_steps, 1)),
@@ -104,7 +104,6 @@ def make_step(config: ConfigDict, model, teacher):
     All randomness comes from `key`, of the run, and `state.step`. `config` is `config.distill`.
     """
     expert_optimiser, gating_optimiser = optimisers(config)
-    batch_size = config.batch_size
     diffused = config.bound == "diffused"
 
     if config.window == "joint":
@@ -120,20 +119,20 @@ def make_step(config: ConfigDict, model, teacher):
     def actions(batch):  # `[B, A]`; jointly `[B, T, A]`
         return window_actions(batch) if config.window == "joint" else batch.action
 
-    def level_at(state, key):
+    def level_at(state, key, batch):
         progress = state.step / config.num_iterations
-        level = noise_level(config.noise, teacher.schedule, progress, key, batch_size)
+        level = noise_level(config.noise, teacher.schedule, progress, key, len(batch.action))
         if config.window == "joint":  # one level for a window
             level = jax.tree.map(lambda v: v[:, None], level)
         return level
 
     def expert_update(state: State, batch: Batch, key):
         level_key, eps_key, drop_key = jax.random.split(key, 3)
-        level = level_at(state, level_key)
+        level = level_at(state, level_key, batch)
         noise = jax.random.normal(eps_key, (2, config.samples_per_state, *actions(batch).shape))
 
         def score(x, t):
-            return teacher_score(x, batch.observation, t.reshape(batch_size))
+            return teacher_score(x, batch.observation, t.reshape(len(batch.action)))
 
         def loss(experts):
             q = student(experts, state.params, batch.observation, drop_key)
@@ -145,11 +144,15 @@ def make_step(config: ConfigDict, model, teacher):
                     bound=config.bound, entropy=config.entropy,
                 )
 
+            if config.weighting == "denoiser":
+                weight = jnp.square(level.sigma / level.alpha)
+            else:
+                weight = jnp.ones_like(level.sigma)
             axis = q.log_weights.ndim - 1  # of the experts
             num_experts = q.log_weights.shape[axis]
             bounds = jax.vmap(bound, in_axes=(0, axis, axis), out_axes=axis)(
                 jnp.arange(num_experts), q.means, q.scale_tril
-            )  # `[B, Z]`
+            ) * weight[..., None]  # `[B, Z]`
             if config.weight_by_gating:
                 bounds = bounds * jnp.exp(jax.lax.stop_gradient(q.log_weights))
             if config.window == "joint":  # steps before the episode count for nothing
@@ -164,9 +167,38 @@ def make_step(config: ConfigDict, model, teacher):
                    "noise": jnp.mean(level.sigma / level.alpha)}
         return state._replace(params=params, expert_opt=opt), metrics
 
+    def likelihood_update(state: State, batch: Batch, key):
+        """−log q_σ(α a + σ ε) of actions of the teacher, for experts and gating together."""
+        level_key, eps_key, drop_key = jax.random.split(key, 3)
+        level = level_at(state, level_key, batch)
+        action = actions(batch)
+        eps = jax.random.normal(eps_key, action.shape)
+        x = level.alpha[..., None] * action + level.sigma[..., None] * eps
+
+        def loss(params):
+            q = student(params["experts"], params, batch.observation, drop_key)
+            nll = -mixture.log_prob(mixture.diffuse(q, level.alpha, level.sigma), x)
+            if config.window == "joint":
+                nll = nll * batch.observation.valid / jnp.mean(batch.observation.valid)
+            return jnp.mean(nll)
+
+        value, grads = jax.value_and_grad(loss)(state.params)
+        updates, expert_opt = expert_optimiser.update(grads["experts"], state.expert_opt)
+        params = {"experts": optax.apply_updates(state.params["experts"], updates)}
+        gating_opt = state.gating_opt
+        if "gating" in state.params:
+            updates, gating_opt = gating_optimiser.update(grads["gating"], gating_opt)
+            params["gating"] = optax.apply_updates(state.params["gating"], updates)
+        metrics = {"expert_surrogate": value,
+                   "expert_grad_norm": optax.tree.norm(grads["experts"]),
+                   "noise": jnp.mean(level.sigma / level.alpha)}
+        if "gating" in state.params:
+            metrics["gating_loss"] = jnp.zeros(())
+        return state._replace(params=params, expert_opt=expert_opt, gating_opt=gating_opt), metrics
+
     def gating_update(state: State, batch: Batch, key):
         level_key, eps_key, drop_key = jax.random.split(key, 3)
-        level = level_at(state, level_key)
+        level = level_at(state, level_key, batch)
         begin, full = config.gating_start, config.gating_full
         progress = state.step / config.num_iterations
         smoothing = (
@@ -202,12 +234,28 @@ def make_step(config: ConfigDict, model, teacher):
         batch_key, noise_key = jax.random.split(key)
         key = jax.random.fold_in(noise_key, state.step)
         keys = jax.random.split(key, config.expert_steps + config.gating_steps)
-        batch = batch_at(data, batch_key, state.step, batch_size)
-        for k in keys[: config.expert_steps]:
-            state, metrics = expert_update(state, batch, k)
-        if "gating" in state.params:
-            for k in keys[config.expert_steps :]:
-                state, metrics["gating_loss"] = gating_update(state, batch, k)
+
+        def distil(state):
+            batch = batch_at(data, batch_key, state.step, config.batch_size)
+            for k in keys[: config.expert_steps]:
+                state, metrics = expert_update(state, batch, k)
+            if "gating" in state.params:
+                for k in keys[config.expert_steps :]:
+                    state, metrics["gating_loss"] = gating_update(state, batch, k)
+            return state, metrics
+
+        def warm(state):
+            size = config.warm_batch_size or config.batch_size
+            batch = batch_at(data, batch_key, state.step, size)
+            return likelihood_update(state, batch, keys[0])
+
+        if config.warm_start == 0:
+            state, metrics = distil(state)
+        elif config.warm_start == 1:
+            state, metrics = warm(state)
+        else:
+            early = state.step < config.warm_start * config.num_iterations
+            state, metrics = jax.lax.cond(early, warm, distil, state)
         return state._replace(step=state.step + 1), metrics
 
     return step
@@ -288,6 +336,9 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     advance = jax.jit(advance, static_argnums=3, donate_argnums=0)
     move = jax.jit(make_reallocation(config.distill, model, task.teacher), donate_argnums=0)
     move_steps = reallocation_steps(config.distill)
+    data = task.data
+    if config.distill.actions == "teacher":
+        data = teachers_actions(config, task, jax.random.fold_in(move_key, 1))
     snapshot_steps = _snapshot_steps(config) if task.teacher.density else []
     total = config.distill.num_iterations
     end = min(total, stop_at or total)
@@ -306,12 +357,12 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
             stops = (_next_multiple(done, every) for every in (
                 config.run.steps_per_dispatch, config.run.log_every, config.run.checkpoint_every))
             after = min(*stops, *(s for s in (*snapshot_steps, *move_steps) if s > done), end)
-            state, metrics = advance(state, task.data, step_key, after - done)
+            state, metrics = advance(state, data, step_key, after - done)
             metrics = jax.device_get(metrics)
             check_finite(metrics, done, "distill")
             done = after
             if done in move_steps:  # before anything is saved, so that a resume repeats it
-                state, moved = move(state, task.data, move_key)
+                state, moved = move(state, data, move_key)
                 if moved:
                     log.note(f"step {done}: a redundant expert was moved")
             log.progress(done)
@@ -322,6 +373,26 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
                 _save_snapshot(model, state, task, workdir, done)
             if done % config.run.checkpoint_every == 0 or done == end:
                 checkpoints.save(done, state.params, _training(state), task.scaler, identity)
+
+
+def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
+    """The training states with actions of the teacher, K for each: data-free distillation.
+
+    Only the newest action is the teacher's; the past ones of a window stay the demonstrated ones.
+    """
+    num, chunk = config.distill.teacher_samples, 2_048
+    sampled = jax.jit(lambda observation, key: teachers.sample(
+        task.teacher, task.teacher_config, observation, key,
+        (num, len(observation.valid)), task.data.action.shape[-1]))
+    parts = []
+    for i in range(0, len(task.data.action), chunk):
+        part = jax.tree.map(lambda v: v[i : i + chunk], task.data.observation)  # noqa: B023
+        parts.append(sampled(part, jax.random.fold_in(key, i)))
+    action = jnp.concatenate(parts, axis=1)
+    observation = jax.tree.map(
+        lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))),
+        task.data.observation)
+    return Batch(observation, action.reshape(-1, action.shape[-1]))
 
 
 def check_noise(noise: ConfigDict, teacher) -> None:

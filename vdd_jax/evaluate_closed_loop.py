@@ -40,7 +40,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict, dict]:
     how = settings.sampler
     episode_key, sample_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 2))
-    goals = _goals(task)
+    goals = goals_of(task)
     common = dict(config=config, teacher=task.teacher, settings=settings, scaler=task.scaler,
                   goals=goals)
     actors = {
@@ -76,7 +76,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict, dict]:
             found["one_step_teacher"], "student": result}, episodes
 
 
-def _goals(task):
+def goals_of(task):
     """Raw goals for episodes: those of the training episodes' windows; None without goals."""
     goal = task.data.observation.goal
     if not goal.shape[-2]:
@@ -157,8 +157,8 @@ def summary(report: dict) -> str:
     rows = [
         row("success", lambda v: f"{v['success']:.3f} [{v['success_low']:.3f}, "
                                  f"{v['success_high']:.3f}]"),
-        row("entropy (base 24)", lambda v: f"{v['entropy']:.3f}"),
-        row("modes found", lambda v: f"{v['modes_found']} of 24"),
+        row("entropy", lambda v: f"{v['entropy']:.3f}"),
+        row("modes found", lambda v: f"{v['modes_found']} of {len(v['mode_histogram'])}"),
         row("collisions", lambda v: f"{v['collision']:.3f}"),
         row("time-outs", lambda v: f"{v['time_out']:.3f}"),
         row("left the corridor", lambda v: f"{v['left_corridor']:.3f}"),

@@ -1,4 +1,7 @@
-"""Figures of a run (the plot extra): the density with the experts over training, loss curves."""
+"""Figures of a run (the plot extra): the density with the experts over training, loss curves.
+
+What only a task can draw stands in files of their own (`figures_avoiding.py`).
+"""
 
 import json
 import math
@@ -20,16 +23,23 @@ from matplotlib.patches import Ellipse  # noqa: E402
 
 
 def draw(config: ConfigDict, workdir: Path) -> list[Path]:
-    """Draws every figure of a finished analytic run under `workdir/figures`."""
+    """Draws every figure that what is saved in `workdir` allows, under `workdir/figures`."""
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
     paths = []
     snapshots = sorted((workdir / "distill" / "snapshots").glob("*.npz"))
-    if snapshots:
-        paths.append(experts_over_training(config, snapshots, folder / "experts.png"))
-    metrics = workdir / "metrics.jsonl"
-    if metrics.exists():
-        paths.append(curves(metrics, folder / "curves.png"))
+    if problem.is_analytic(config):
+        if snapshots:
+            paths.append(experts_over_training(config, snapshots, folder / "experts.png"))
+        teacher_metrics = None
+    else:
+        if config.task.name == "avoiding":
+            from vdd_jax import figures_avoiding  # which draws with what is in this file
+
+            paths += figures_avoiding.draw(config, workdir, folder)
+        teacher_metrics = problem.teacher_workdir(config, workdir) / "metrics.jsonl"
+    if drawn := curves(workdir / "metrics.jsonl", folder / "curves.png", teacher_metrics):
+        paths.append(drawn)
     return paths
 
 
@@ -38,7 +48,7 @@ def experts_over_training(config: ConfigDict, snapshots: list[Path], path: Path)
 
     One column a snapshot, one row an observation; in 1-D, curves instead of ellipses.
     """
-    task = problem.build(config)
+    task = problem.build(config, path.parent)  # an analytic teacher is in no workdir
     loaded = [dict(np.load(p)) for p in snapshots]
     rows = len(loaded[0]["means"]) if config.task.observation_dim else 1
     figure, axes = plt.subplots(
@@ -81,6 +91,17 @@ def _ellipses(axis, config, target, student):
     grid = jnp.stack(jnp.meshgrid(line, line), -1)
     density = np.exp(np.asarray(mixture.log_prob(target, grid)))
     axis.imshow(density, extent=[-reach, reach] * 2, origin="lower", cmap="Greys")
+    ellipses(axis, student)
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="action 1",
+             ylabel="action 2")
+    axis.label_outer()
+
+
+def ellipses(axis, student: Mixture) -> None:
+    """Two standard deviations of every expert of one mixture over actions `[2]`.
+
+    The more opaque, the heavier.
+    """
     weights = np.exp(np.asarray(student.log_weights))
     full = not gaussian.is_diagonal(student.means, student.scale_tril)
     for z, (mean, tril) in enumerate(zip(student.means, student.scale_tril, strict=True)):
@@ -88,15 +109,17 @@ def _ellipses(axis, config, target, student):
         axes, lengths, _ = np.linalg.svd(factor)
         angle = math.degrees(math.atan2(axes[1, 0], axes[0, 0]))
         opacity = float(np.clip(0.15 + 0.85 * weights[z] / weights.max(), 0, 1))
-        colour = plt.get_cmap("tab20" if len(weights) > 10 else "tab10")(z % 20)
+        colour = expert_colour(z, len(weights))
         axis.add_patch(Ellipse(
             np.asarray(mean), 4 * lengths[0], 4 * lengths[1], angle=angle, fill=False,
             edgecolor=colour, alpha=opacity, linewidth=1.6,
         ))
         axis.plot(*np.asarray(mean), ".", color=colour, alpha=opacity, markersize=4)
-    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="action 1",
-             ylabel="action 2")
-    axis.label_outer()
+
+
+def expert_colour(z: int, num_experts: int) -> tuple:
+    """The colour of an expert, the same in every figure of a run."""
+    return plt.get_cmap("tab20" if num_experts > 10 else "tab10")(z % 20)
 
 
 def _lines(axis, config, target, student):
@@ -118,27 +141,79 @@ LABELS = {
     "gating_loss": "gating cross-entropy (nats)",
     "entropy_gating": "gating entropy (nats)",
 }
+LOSSES = {"loss": "training", "held_out_loss": "held out (averaged weights)"}  # one panel
+LOGARITHMIC = {"noise", "fisher", "expert_grad_norm", *LOSSES, "grad_norm"}
 
 
-def curves(metrics: Path, path: Path) -> Path:
-    """Metrics over iterations, from the JSON lines of a run."""
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    records = list({r["step"]: r for r in records if r["stage"] == "distill"}.values())
-    names = [n for n in LABELS if any(n in r for r in records)]
-    columns = 3
-    figure, axes = plt.subplots(
-        math.ceil(len(names) / columns), columns, figsize=(11, 2.6 * math.ceil(len(names) / 3)),
-        squeeze=False, layout="constrained",
-    )
-    for axis, name in zip(axes.flat, names, strict=False):
-        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-        axis.plot(*zip(*points, strict=True), marker=".", markersize=4)
-        axis.set(xlabel="iteration", ylabel=LABELS[name])
-        if name in ("noise", "fisher", "expert_grad_norm") and min(y for _, y in points) > 0:
-            axis.set_yscale("log")
-    for axis in axes.flat[len(names):]:
-        axis.set_visible(False)
-    figure.suptitle("Distillation")
+def curves(metrics: Path, path: Path, teacher_metrics: Path | None = None) -> Path | None:
+    """Metrics over iterations, from the JSON lines of a run; None where there are none.
+
+    Args:
+      metrics: of the run.
+      path: of the figure.
+      teacher_metrics: of the run that trained the teacher, where it is learned.
+    """
+    teacher = read_metrics(teacher_metrics, "teacher") if teacher_metrics else []
+    parts = [
+        ("Training of the teacher", teacher, [
+            ("denoising loss", LOSSES), ("gradient norm", {"grad_norm": ""})]),
+        ("Distillation", read_metrics(metrics, "distill"), [
+            (label, {name: ""}) for name, label in LABELS.items()]),
+    ]
+    parts = [(title, records, [panel for panel in panels if _logged(records, panel[1])])
+             for title, records, panels in parts]
+    parts = [part for part in parts if part[2]]
+    if not parts:
+        return None
+    heights = [2.6 * math.ceil(len(panels) / 3) for *_, panels in parts]
+    figure = plt.figure(figsize=(11, sum(heights)), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
+    subfigures = figure.subfigures(len(parts), height_ratios=heights, squeeze=False)[:, 0]
+    for subfigure, (title, records, panels) in zip(subfigures, parts, strict=True):
+        columns = min(len(panels), 3)
+        axes = subfigure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flat
+        for axis, (label, names) in zip(axes, panels, strict=False):
+            _curve(axis, records, label, names)
+        for axis in axes[len(panels):]:
+            axis.set_visible(False)
+        subfigure.suptitle(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def read_metrics(metrics: Path, stage: str) -> list[dict]:
+    """The records of a stage in the order of their steps; the last word counts for each step.
+
+    A line that is no JSON is skipped: a killed run leaves half a line, at the end or, once
+    resumed, with the next record behind it.
+    """
+    records = {}
+    for line in metrics.read_text(errors="replace").splitlines() if metrics.exists() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["stage"] == stage:
+            records[record["step"]] = record
+    return [records[step] for step in sorted(records)]
+
+
+def _logged(records, names):
+    return any(r.get(name) is not None for r in records for name in names)
+
+
+def _curve(axis, records, label, names):
+    """One panel: a line for each of `names`, a dictionary from metric to legend."""
+    values = []
+    for name, legend in names.items():
+        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), marker=".", markersize=4, label=legend)
+            values += [y for _, y in points]
+    axis.set(xlabel="iteration", ylabel=label)
+    # the ticks of a logarithmic axis of less than half a decade cannot be read
+    if LOGARITHMIC.issuperset(names) and min(values) > 0 and max(values) > 3 * min(values):
+        axis.set_yscale("log")
+    if len(names) > 1:
+        axis.legend(fontsize=8)

@@ -13,6 +13,13 @@ class TrainingDiverged(RuntimeError):
     """A loss or gradient became NaN or infinite; the text is for the user."""
 
 
+_REMEDIES = {
+    "distill": "Try a smaller learning rate, config.distill.clip_norm=1, or a larger "
+               "config.distill.noise.low.",
+    "teacher": "Try a smaller config.teacher.learning_rate, or config.teacher.clip_norm=1.",
+}
+
+
 def check_finite(metrics: dict[str, np.ndarray], first_step: int, stage: str) -> None:
     """Checks the metrics of a dispatch, each `[K]`, for NaN and infinity.
 
@@ -26,8 +33,7 @@ def check_finite(metrics: dict[str, np.ndarray], first_step: int, stage: str) ->
         names = ", ".join(f"{k} = {metrics[k][first]}" for k in bad if bad[k] == first)
         raise TrainingDiverged(
             f"{stage} stopped at step {first_step + first + 1}: {names}. The last good checkpoint, "
-            "if one was due before, is kept. Try a smaller learning rate, "
-            "config.distill.clip_norm=1, or a larger config.distill.noise.low."
+            f"if one was due before, is kept. {_REMEDIES.get(stage, '')}"
         )
 
 

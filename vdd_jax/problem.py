@@ -22,6 +22,10 @@ from vdd_jax.types import Batch, Context, TaskSpec, Trajectory
 HELD_OUT = 4_096  # pairs of an analytic target that are never trained on
 
 
+class DataError(ValueError):
+    """Demonstrations that cannot be used; the text is for the user."""
+
+
 class Data(NamedTuple):
     """Demonstrations, scaled, and what they are."""
 
@@ -59,27 +63,33 @@ def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
       scaler: of the teacher that is distilled; None: fitted to the training trajectories.
 
     Raises:
-      ValueError, FileNotFoundError: for demonstrations that cannot be used.
+      DataError: for demonstrations that cannot be used.
     """
     if is_analytic(config):
         return _analytic_data(config)
     task = config.task
     train, held_out, about = _trajectories(config_lib.to_json(ConfigDict({"task": task})))
-    if scaler is None:
-        scaler = fit_trajectory_scaler(train, task.scaler, task.chunk)
-    cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
-                            goal_length=task.goal_length)
-    return Data(spec(config), cut(train), cut(held_out), scaler, about)
+    try:
+        if scaler is None:
+            scaler = fit_trajectory_scaler(train, task.scaler, task.chunk)
+        cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
+                                goal_length=task.goal_length)
+        return Data(spec(config), cut(train), cut(held_out), scaler, about)
+    except ValueError as error:
+        raise DataError(f"{about['demonstrations']}: {error}") from error
 
 
 @functools.lru_cache(maxsize=4)
 def _trajectories(task_json: str) -> tuple[list[Trajectory], list[Trajectory], dict]:
     task = config_lib.from_json(task_json).task
-    trajectories, about = TASKS[task.name].load(task)
+    try:
+        trajectories, about = TASKS[task.name].load(task)
+    except (ValueError, FileNotFoundError) as error:
+        raise DataError(f"config.task.demonstrations: {error}") from error
     num_held_out = max(1, round(task.held_out * len(trajectories)))
     if num_held_out >= len(trajectories):
-        raise ValueError(f"{len(trajectories)} trajectories cannot be split into training and "
-                         f"held-out ones; 2 are the least")
+        raise DataError(f"{len(trajectories)} trajectories cannot be split into training and "
+                        f"held-out ones; 2 are the least")
     order = np.random.default_rng(0).permutation(len(trajectories))
     held_out = [trajectories[i] for i in sorted(order[:num_held_out])]
     train = [trajectories[i] for i in sorted(order[num_held_out:])]
@@ -105,7 +115,7 @@ def build(config: ConfigDict, workdir: Path) -> Problem:
 
     Raises:
       CheckpointError: when the teacher is not there, or is of another task.
-      ValueError, FileNotFoundError: for demonstrations that cannot be used.
+      DataError: for demonstrations that cannot be used.
     """
     if is_analytic(config):
         found = data(config)

@@ -21,7 +21,9 @@ class WorkdirError(RuntimeError):
 
 
 TRAINING = {"train_teacher": train_teacher, "distill": distill}
-USER_ERRORS = (ConfigError, WorkdirError, CheckpointError, TrainingDiverged, OSError)
+USER_ERRORS = (
+    ConfigError, WorkdirError, CheckpointError, TrainingDiverged, problem.DataError, OSError,
+)
 
 
 def claim(config: ConfigDict, workdir: Path, overwrite: bool) -> None:

@@ -62,7 +62,7 @@ def optimiser(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def init(config: ConfigDict, model, key: jax.Array, example: Batch) -> State:
-    """A denoiser with fresh parameters; `example` is a batch of one. `config` is `config.teacher`."""
+    """A denoiser with fresh parameters; `example` is a batch of one; `config` `config.teacher`."""
     params = denoiser.init(config, model, key, example)
     return State(
         jnp.zeros((), jnp.int32), params, params, optimiser(config).init(params), params,

@@ -65,8 +65,9 @@ class Batch(NamedTuple):
 class ScoreFn(Protocol):
     """The score of the teacher diffused to noise level `t` of its schedule.
 
-    Takes noised actions `x` `[V, B, A]`, the observations (batch axes `[B]`) they belong to and a time of
-    the teacher's schedule that broadcasts against `[V, B]`; returns ∇_x log π_t(x|s), `[V, B, A]`.
+    Takes noised actions `x` `[V, B, A]`, the observations (batch axes `[B]`) they belong to and a
+    time of the teacher's schedule that broadcasts against `[V, B]`; returns ∇_x log π_t(x|s),
+    `[V, B, A]`.
     """
 
     def __call__(self, x: Array, observation: Observation, t: Array) -> Array: ...

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import B, T, context, randomised
 
 from vdd_jax.core import gaussian
 from vdd_jax.models.moe import MixtureOfExperts, build_scale_tril
@@ -187,3 +188,75 @@ def test_gradients_are_finite_at_the_floor():
 
     grads = log_det(jnp.array([-12.0, -14.0, 0.5]))
     assert np.all(np.isfinite(grads)) and np.any(np.asarray(grads) != 0)
+
+
+# ---- windows
+
+
+def of_context(example, **values):
+    model = module(**values)
+    return jax.jit(model.apply), randomised(jax.eval_shape(model.init, jax.random.key(0), example))
+
+
+@pytest.mark.parametrize("values", [
+    {}, {"independent": True}, {"history": "absolute", "trunk": "residual_mlp"},
+    {"trunk": "transformer", "heads": 2}])
+def test_a_mixture_for_each_context(values):
+    """Shapes, one at a time as together, and every part of the context matters."""
+    c = context(goal=1, missing=1)
+    apply, variables = of_context(c, **values)
+    q = apply(variables, c)
+    assert q.means.shape == (B, 3, 2) and q.log_weights.shape == (B, 3)
+    alone = apply(variables, jax.tree.map(lambda v: v[2], c))
+    for one, many in zip(alone, q, strict=True):
+        np.testing.assert_allclose(one, many[2], rtol=1e-4, atol=1e-5)
+    for change in (c._replace(observations=c.observations.at[:, -1].add(1.0)),
+                   c._replace(observations=c.observations.at[:, 1].add(1.0),
+                              steps=c.steps.at[:, 2].add(1.0)),
+                   c._replace(goal=c.goal + 1.0), c._replace(valid=jnp.ones_like(c.valid))):
+        found = apply(variables, change)
+        assert np.abs(np.asarray(found.means) - q.means).max() > 1e-3
+        assert np.abs(np.asarray(found.log_weights) - q.log_weights).max() > 1e-3
+
+
+def test_the_last_of_every_step_is_the_newest():
+    """A transformer's `per_step` mixtures `[B, T]` have the same parameters as that of the newest
+    step, which is their last; each knows no later observation."""
+    c = context(goal=1)
+    values = {"trunk": "transformer", "trunk_depth": 2, "heads": 2}
+    last, variables = of_context(c, **values)
+    every, same = of_context(c, per_step=True, **values)
+    jax.tree.map(np.testing.assert_array_equal, variables, same)
+    q, steps = last(variables, c), every(variables, c)
+    assert steps.scale_tril.shape == (B, T, 3, 2, 2)
+    later = every(variables, c._replace(observations=c.observations.at[:, -1].add(1.0)))
+    for one, all_, changed in zip(q, steps, later, strict=True):
+        np.testing.assert_allclose(all_[:, -1], one, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(changed[:, :-1], all_[:, :-1])
+        assert np.abs(np.asarray(changed)[:, -1] - one).max() > 1e-3
+
+
+def test_the_gating_of_a_transformer_gives_the_trunk_no_gradient():
+    """As with any trunk: its features come through a stop-gradient."""
+    c = context()
+    model = module(trunk="transformer", heads=2)
+    _, variables = of_context(c, trunk="transformer", heads=2)
+    found = jax.jit(jax.grad(lambda params: model.apply(
+        {"params": params}, c).log_weights[..., 0].sum()))(variables["params"])
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(found["experts"]))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(found["gating"]))
+
+
+def test_dropout_of_a_transformer_trunk_is_for_training():
+    """Random by its key in training, and never otherwise."""
+    c = context()
+    _, variables = of_context(c, trunk="transformer", heads=2)
+    model = module(trunk="transformer", heads=2, dropout=0.5)
+
+    @jax.jit
+    def train(key):
+        return model.apply(variables, c, True, rngs={"dropout": key}).means
+
+    assert np.abs(np.asarray(train(jax.random.key(0))) - train(jax.random.key(1))).max() > 1e-3
+    np.testing.assert_array_equal(model.apply(variables, c).means,
+                                  module(trunk="transformer", heads=2).apply(variables, c).means)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from vdd_jax.tasks import avoiding
 from vdd_jax.tasks.avoiding import demonstrator, geometry, simulator
@@ -100,7 +101,8 @@ def test_no_two_episodes_of_a_mode_are_alike(drawn):
 
 
 def test_load_uses_the_demonstrator_without_a_directory(drawn):
-    trajectories, description = avoiding.load(None, seed=0, episodes_per_mode=4)
+    trajectories, description = avoiding.load(
+        ConfigDict({"demonstrations": "", "episodes_per_mode": 4}))
     np.testing.assert_array_equal(trajectories[5].actions, drawn[0][5].actions)
     assert description["demonstrations"] == "scripted demonstrator of vdd_jax, 96 episodes"
     assert description["discarded"] == drawn[1]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from vdd_jax.tasks import avoiding
 from vdd_jax.tasks.avoiding import reader
@@ -123,14 +124,14 @@ def test_truncated_file(tmp_path, kept):
 
 def test_no_directory_and_no_demonstrations(tmp_path):
     with pytest.raises(FileNotFoundError, match="no directory of demonstrations at .*absent"):
-        avoiding.load(str(tmp_path / "absent"))
+        avoiding.load(ConfigDict({"demonstrations": str(tmp_path / "absent")}))
     with pytest.raises(FileNotFoundError, match=r"no demonstrations \(\*\.pkl\)"):
-        avoiding.load(str(tmp_path))
+        avoiding.load(ConfigDict({"demonstrations": str(tmp_path)}))
 
 
 def test_load_says_what_was_read(tmp_path):
     write(tmp_path / "a.pkl", record())
-    trajectories, description = avoiding.load(str(tmp_path))
+    trajectories, description = avoiding.load(ConfigDict({"demonstrations": str(tmp_path)}))
     assert len(trajectories) == description["episodes"] == 1
     assert description["demonstrations"] == f"official D3IL pickles from {tmp_path}, 1 episodes"
     assert "re-created" in description["simulator"]

@@ -102,18 +102,24 @@ def build_scale_tril(raw, action_dim: int, init_std: float, std_floor: float):
     L = diag(s) (I + N) with s = init_std · exp(raw), N strictly lower triangular: an off-diagonal
     is relative to its row, so that the same numbers mean the same shape at every scale. The
     floor is one of the *eigenvalues* of L Lᵀ: std_floor² I is added to it. A floor on the
-    diagonal of L would not bound them.
+    diagonal of L would not bound them. Raw numbers are softly bounded (|log s/init_std| < 15,
+    |N| < 30), so that no step of an optimiser leads to a factor that float32 cannot hold.
     """
-    scale = init_std * jnp.exp(raw[..., :action_dim])
+    scale = init_std * jnp.exp(_bounded(raw[..., :action_dim], 15.0))
     if raw.shape[-1] == action_dim:
         return jnp.hypot(scale, std_floor) if std_floor else scale
     rows, columns = jnp.tril_indices(action_dim, -1)
     unit = jnp.zeros((*raw.shape[:-1], action_dim, action_dim), raw.dtype)
-    unit = unit.at[..., rows, columns].set(raw[..., action_dim:]) + jnp.eye(action_dim)
+    unit = unit.at[..., rows, columns].set(_bounded(raw[..., action_dim:], 30.0))
+    unit = unit + jnp.eye(action_dim)
     tril = scale[..., :, None] * unit
     if not std_floor:
         return tril
     return gaussian.diffuse_tril(scale, tril, jnp.ones(()), jnp.asarray(std_floor))
+
+
+def _bounded(x, bound: float):
+    return bound * jnp.tanh(x / bound)
 
 
 class Gating(nn.Module):
@@ -190,9 +196,12 @@ class MixtureOfExperts(nn.Module):
             return Mixture(log_weights, means, scale_tril)
         # With independent experts there are no shared features: the gating is an MLP of its own.
         body = BACKBONES["mlp"](self.gating_width, self.gating_depth, self.activation, parent=None)
-        log_weights = Gating(self.num_experts, body, name="gating")(
-            jax.lax.stop_gradient(features)
-        )
+        features = jax.lax.stop_gradient(features)
+        if isinstance(observation, Context) and self.trunk != "transformer":
+            # When to change course is decided by the gating alone: it needs more than what the
+            # experts' trunk happens to keep.
+            features = jnp.concatenate([features, x], axis=-1)
+        log_weights = Gating(self.num_experts, body, name="gating")(features)
         return Mixture(log_weights, means, scale_tril)
 
 
