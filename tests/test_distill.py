@@ -477,7 +477,7 @@ def joint_case(**values):
     data = Batch(seen._replace(valid=jnp.asarray(valid)), jnp.zeros((64, 2)))
     model = MixtureOfExperts(
         action_dim=2, num_experts=1, trunk="transformer", trunk_width=16, trunk_depth=1, heads=2,
-        history="absolute", fourier=0, head_width=16, gating="uniform", covariance="diagonal")
+        history="absolute", fourier=0, head_width=16, gating="learned", covariance="diagonal")
 
     def joint_score(x, seen, t):
         assert x.shape[1:] == (config.batch_size, 3, 2) and t.shape == (config.batch_size,)
@@ -516,8 +516,9 @@ def test_steps_before_the_episode_teach_nothing(plain_descent):
             return teacher.joint_score(x, seen, t) + jnp.where(there, *wrong)
 
         step = jax.jit(distill.make_step(config, model, teacher._replace(joint_score=score)))
-        state = distill.State(jnp.asarray(0, jnp.int32), params,
-                              *(o.init(params["experts"]) for o in distill.optimisers(config)))
+        experts, gating = distill.optimisers(config)
+        state = distill.State(jnp.asarray(10, jnp.int32), params,
+                              experts.init(params["experts"]), gating.init(params["gating"]))
         return step(state, data, KEY)[0].params
 
     plain = moved((0.0, 0.0))

@@ -90,9 +90,9 @@ KEYS: dict[str, Key] = {
     "teacher.prediction": Key("karras", "of the network, see core/preconditioning.py",
                               **_one_of(*preconditioning.PREDICTIONS)),
     "teacher.sigma_data": Key(1.0, "spread of the scaled actions", **_POSITIVE),
-    "teacher.noise.density": Key("log_uniform", "of the noise in training",
+    "teacher.noise.density": Key("log_normal", "of the noise in training",
                                  **_one_of(*noise_density.DENSITIES)),
-    "teacher.noise.mean": Key(0.0, "log_normal, log_logistic: location of log(σ/α)"),
+    "teacher.noise.mean": Key(-0.7, "log_normal, log_logistic: location of log(σ/α)"),
     "teacher.noise.scale": Key(1.0, "log_normal, log_logistic: scale of log(σ/α)", **_POSITIVE),
     "teacher.backbone": Key("mlp", "kind of network", **_one_of("mlp", "transformer")),
     "teacher.window": Key(
@@ -109,10 +109,10 @@ KEYS: dict[str, Key] = {
                            **_at_least(0)),
     "teacher.dropout": Key(0.0, "of the features", **_SHARE),
     "teacher.attention_dropout": Key(0.0, "transformer: of the attention", **_SHARE),
-    "teacher.activation": Key("mish", "mlp: between layers", **_ACTIVATION),
-    "teacher.num_iterations": Key(15_000, "updates", **_at_least(1)),
-    "teacher.batch_size": Key(256, "windows in an update", **_at_least(1)),
-    "teacher.learning_rate": Key(1e-3, "of AdamW", **_POSITIVE),
+    "teacher.activation": Key("silu", "mlp: between layers", **_ACTIVATION),
+    "teacher.num_iterations": Key(12_000, "updates", **_at_least(1)),
+    "teacher.batch_size": Key(512, "windows in an update", **_at_least(1)),
+    "teacher.learning_rate": Key(2e-3, "of AdamW", **_POSITIVE),
     "teacher.warmup": Key(200, "iterations in which the learning rate rises from 0",
                           **_at_least(0)),
     "teacher.decay": Key("cosine", "of the learning rate, to 0",
@@ -188,6 +188,15 @@ KEYS: dict[str, Key] = {
         **_one_of("demonstrations", "teacher"),
     ),
     "distill.teacher_samples": Key(4, "actions = 'teacher': K, at each state", **_at_least(1)),
+    "distill.state_jitter": Key(
+        0.0, "actions = 'teacher': standard deviation by which all but the first of the K copies "
+        "of a state are moved before the teacher is asked, in scaled observations: the student "
+        "learns what the teacher does beside the demonstrations too", **_at_least(0),
+    ),
+    "distill.likelihood_weight": Key(
+        0.0, "weight of −log q_σ of the teacher's actions beside the experts' bounds: the forward "
+        "KL, which forgets no mode, beside the reverse one", **_at_least(0),
+    ),
     "distill.weighting": Key(
         "kl", "of noise levels: 'kl', every KL(q_σ‖π_σ) counts alike; 'denoiser', times (σ/α)², "
         "so that gradients are differences of denoised actions", **_one_of("kl", "denoiser"),

@@ -126,6 +126,16 @@ def make_step(config: ConfigDict, model, teacher):
             level = jax.tree.map(lambda v: v[:, None], level)
         return level
 
+    def nll(q, batch, level, key):
+        """E −log q_σ(α a + σ ε) over the batch's actions: the forward KL, but for a constant."""
+        action = actions(batch)
+        eps = jax.random.normal(key, action.shape)
+        x = level.alpha[..., None] * action + level.sigma[..., None] * eps
+        values = -mixture.log_prob(mixture.diffuse(q, level.alpha, level.sigma), x)
+        if config.window == "joint":
+            values = values * batch.observation.valid / jnp.mean(batch.observation.valid)
+        return jnp.mean(values)
+
     def expert_update(state: State, batch: Batch, key):
         level_key, eps_key, drop_key = jax.random.split(key, 3)
         level = level_at(state, level_key, batch)
@@ -158,7 +168,10 @@ def make_step(config: ConfigDict, model, teacher):
             if config.window == "joint":  # steps before the episode count for nothing
                 valid = batch.observation.valid
                 bounds = bounds * (valid / jnp.mean(valid))[..., None]
-            return bounds.mean(axis=tuple(range(axis))).sum()
+            total = bounds.mean(axis=tuple(range(axis))).sum()
+            if config.likelihood_weight:
+                total += config.likelihood_weight * nll(q, batch, level, drop_key)
+            return total
 
         value, grads = jax.value_and_grad(loss)(state.params["experts"])
         updates, opt = expert_optimiser.update(grads, state.expert_opt)
@@ -171,16 +184,10 @@ def make_step(config: ConfigDict, model, teacher):
         """−log q_σ(α a + σ ε) of actions of the teacher, for experts and gating together."""
         level_key, eps_key, drop_key = jax.random.split(key, 3)
         level = level_at(state, level_key, batch)
-        action = actions(batch)
-        eps = jax.random.normal(eps_key, action.shape)
-        x = level.alpha[..., None] * action + level.sigma[..., None] * eps
 
         def loss(params):
             q = student(params["experts"], params, batch.observation, drop_key)
-            nll = -mixture.log_prob(mixture.diffuse(q, level.alpha, level.sigma), x)
-            if config.window == "joint":
-                nll = nll * batch.observation.valid / jnp.mean(batch.observation.valid)
-            return jnp.mean(nll)
+            return nll(q, batch, level, eps_key)
 
         value, grads = jax.value_and_grad(loss)(state.params)
         updates, expert_opt = expert_optimiser.update(grads["experts"], state.expert_opt)
@@ -380,19 +387,24 @@ def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
 
     Only the newest action is the teacher's; the past ones of a window stay the demonstrated ones.
     """
-    num, chunk = config.distill.teacher_samples, 2_048
+    num, chunk = config.distill.teacher_samples, 4_096
+    observation = jax.tree.map(
+        lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), task.data.observation)
+    key, jitter_key = jax.random.split(key)
+    # one shift for a whole window: the past moves along, and its steps stay what they were
+    seen = observation.observations
+    shift = config.distill.state_jitter * jax.random.normal(
+        jitter_key, (seen.shape[0], 1, seen.shape[2]))
+    shift = shift.at[: len(task.data.action)].set(0.0)  # the first of each K is as demonstrated
+    observation = observation._replace(observations=seen + shift)
     sampled = jax.jit(lambda observation, key: teachers.sample(
         task.teacher, task.teacher_config, observation, key,
-        (num, len(observation.valid)), task.data.action.shape[-1]))
+        (len(observation.valid),), task.data.action.shape[-1]))
     parts = []
-    for i in range(0, len(task.data.action), chunk):
-        part = jax.tree.map(lambda v: v[i : i + chunk], task.data.observation)  # noqa: B023
+    for i in range(0, len(seen), chunk):
+        part = jax.tree.map(lambda v: v[i : i + chunk], observation)  # noqa: B023
         parts.append(sampled(part, jax.random.fold_in(key, i)))
-    action = jnp.concatenate(parts, axis=1)
-    observation = jax.tree.map(
-        lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))),
-        task.data.observation)
-    return Batch(observation, action.reshape(-1, action.shape[-1]))
+    return Batch(observation, jnp.concatenate(parts))
 
 
 def check_noise(noise: ConfigDict, teacher) -> None:

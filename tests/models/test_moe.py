@@ -148,10 +148,15 @@ WILD = [
 ]
 
 
+def unbounded(values, bound):
+    """Raw numbers that are these after the soft bound."""
+    return jnp.asarray(bound * np.arctanh(np.asarray(values) / bound), jnp.float32)
+
+
 def test_the_floor_is_one_of_eigenvalues():
     """No direction has less than the floor, and the floor adds std_floor² I to L Lᵀ. A floor on
     the diagonal of L would be none: the first two are well above it there, and flat."""
-    floor, raw = 0.1, jnp.array([[*log_scale, off] for log_scale, off in WILD])
+    floor, raw = 0.5, jnp.array([[*log_scale, off] for log_scale, off in WILD])
     build = jax.jit(build_scale_tril, static_argnums=(1, 2, 3))
     tril = np.asarray(build(raw, 2, 1.0, floor), np.float64)
     bare = np.asarray(build(raw, 2, 1.0, 0.0), np.float64)
@@ -165,17 +170,29 @@ def test_the_floor_is_one_of_eigenvalues():
 
 def test_the_floor_of_a_diagonal_covariance():
     """√(s² + floor²), and exactly s without a floor."""
-    raw = jnp.log(jnp.array([3.0, 1e-9]))
-    np.testing.assert_allclose(build_scale_tril(raw, 2, 2.0, 8.0), [10.0, 8.0], rtol=1e-6)
-    np.testing.assert_allclose(build_scale_tril(raw, 2, 2.0, 0.0), [6.0, 2e-9], rtol=1e-5)
+    raw = unbounded(np.log([3.0, 1e-6]), 15)
+    np.testing.assert_allclose(build_scale_tril(raw, 2, 2.0, 8.0), [10.0, 8.0], rtol=1e-5)
+    np.testing.assert_allclose(build_scale_tril(raw, 2, 2.0, 0.0), [6.0, 2e-6], rtol=1e-4)
 
 
 def test_the_factor_by_hand():
     """L = diag(s)(I + N): off-diagonals are relative to their row, filled row by row."""
-    raw = jnp.concatenate([jnp.log(jnp.array([1.0, 2.0, 4.0])), jnp.array([0.5, -1.0, 3.0])])
+    raw = jnp.concatenate([unbounded(np.log([1.0, 2.0, 4.0]), 15),
+                           unbounded([0.5, -1.0, 3.0], 30)])
     tril = build_scale_tril(raw, 3, 0.5, 0.0)
     np.testing.assert_allclose(
-        tril, [[0.5, 0, 0], [0.5, 1, 0], [-2, 6, 2]], rtol=1e-6)
+        tril, [[0.5, 0, 0], [0.5, 1, 0], [-2, 6, 2]], rtol=1e-5)
+
+
+def test_raw_numbers_are_softly_bounded():
+    """However far an optimiser steps, a factor is one that float32 holds, and has a gradient."""
+    raw = jnp.array([1e4, -1e4, 1e6])
+    tril = np.asarray(build_scale_tril(raw, 2, 1.0, 0.0), np.float64)
+    np.testing.assert_allclose(tril[0, 0], np.exp(15), rtol=1e-4)
+    np.testing.assert_allclose(tril[1], [30 * np.exp(-15), np.exp(-15)], rtol=1e-4)
+    small = jnp.array([0.01, -0.02, 0.03])  # near 0 nothing is changed
+    np.testing.assert_allclose(build_scale_tril(small, 2, 1.0, 0.0), [
+        [np.exp(0.01), 0], [0.03 * np.exp(-0.02), np.exp(-0.02)]], rtol=1e-5)
 
 
 def test_gradients_are_finite_at_the_floor():
