@@ -31,16 +31,19 @@ def main():
     parser.add_argument("--name", required=True)
     parser.add_argument("--runs", default="runs/seeds", type=Path)
     parser.add_argument("--out", default="experiments/results/avoiding.json", type=Path)
+    parser.add_argument("--commit", help="of the runs, where they are older than HEAD")
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                            cwd=ROOT).stdout.strip()
+    commit = arguments.commit or subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT,
+    ).stdout.strip()
     results = []
     for seed in map(int, arguments.seeds.split(",")):
         workdir = arguments.runs / f"{arguments.name}_{seed}"
         command = [sys.executable, "-m", "vdd_jax.main", f"--config={arguments.config}",
                    f"--workdir={workdir}", f"--config.seed={seed}", *arguments.rest]
-        subprocess.run(command, check=True)
+        if not (workdir / "report.json").exists():
+            subprocess.run(command, check=True)
         report = json.loads((workdir / "report.json").read_text())
         student = report["student"]
         results.append({
