@@ -26,8 +26,9 @@ def get_config(variant: str = ""):
     # ways part, then its bounds are minimised beside that; each expert counts where it is used.
     config.distill.update(
         num_iterations=10_000, warm_start=0.9, warm_batch_size=512, actions="teacher",
-        teacher_samples=6, state_jitter=0.03, batch_size=128, samples_per_state=1, likelihood_weight=1.0,
-        weight_by_gating=True, gating_start=0.0, gating_full=0.0, reallocations=0, clip_norm=1.0,
+        teacher_samples=6, state_jitter=0.03, batch_size=128, samples_per_state=1,
+        likelihood_weight=1.0, weight_by_gating=True, gating_start=0.0, gating_full=0.0,
+        reallocations=0, clip_norm=1.0,
     )
     config.distill.noise.update(high=2.0, low=0.05, anneal_broad=0.2)
     if variant == "smoke":
