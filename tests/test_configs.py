@@ -63,8 +63,8 @@ def test_an_unknown_variant_is_refused(path):
 def test_smoke_variants_run(path, tmp_path):
     """From nothing to a report with finite numbers."""
     report = stages.run(load(path).get_config("smoke"), tmp_path / "run")
-    student = report["student"]
-    assert all(abs(v) < 1e6 for v in student.values())
+    numbers = [v for v in report["student"].values() if isinstance(v, (int, float))]
+    assert len(numbers) > 5 and all(abs(v) < 1e6 for v in numbers)
     assert (tmp_path / "run" / "report.json").exists()
 
 

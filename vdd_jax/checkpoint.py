@@ -45,8 +45,20 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_):
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:  # of a save in the background
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: Exception) -> CheckpointError:
+        reason = str(error).strip().split("\n")[0]
+        if "No space left" in reason or getattr(error, "errno", None) == 28:
+            reason = "no space left on the device"
+        return CheckpointError(
+            f"a checkpoint could not be written to {self.directory}: {reason[:300]}. The last "
+            "complete one is kept; the same command goes on from it"
+        )
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -55,6 +67,12 @@ class Checkpoints:
         """Saves in the background what is at `step`; a step already there is left as it is."""
         if step in self._manager.all_steps():
             return
+        try:
+            self._save(step, params, train, scaler, config)
+        except Exception as error:  # also of an earlier save in the background
+            raise self._not_written(error) from error
+
+    def _save(self, step, params, train, scaler, config):
         self._manager.save(
             step,
             args=ocp.args.Composite(

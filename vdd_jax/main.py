@@ -5,6 +5,7 @@
 
 import os
 import sys
+import threading
 
 # before JAX is imported: its C++ side otherwise prints a page of start-up notes
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -69,6 +70,9 @@ def _parse(argv):
 
 
 def main():
+    # A save that fails in the background is reported by the thread that waits for it, in a
+    # sentence (checkpoint.py); the background need not print its traceback as well.
+    threading.excepthook = lambda _: None
     try:
         app.run(_main, flags_parser=_parse)
     except stages.USER_ERRORS as error:

@@ -108,8 +108,9 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dic
     """
     config_lib.validate(config)
     workdir = Path(workdir)
+    block = announce(config, workdir)  # reads the data: what is wrong with them leaves no trace
     claim(config, workdir, overwrite)
-    print(announce(config, workdir), flush=True)
+    print(block, flush=True)
     times_file = workdir / "wall_seconds.json"
     seconds = json.loads(times_file.read_text()) if times_file.exists() else {}
     report = None
