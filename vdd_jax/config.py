@@ -176,6 +176,10 @@ KEYS: dict[str, Key] = {
         "actions of a window together, as published (transformers; teacher.window = 'all')",
         **_one_of("last", "joint"),
     ),
+    "distill.trunk_from_teacher": Key(
+        False, "the student's trunk starts as what encodes the observations in the teacher (both "
+        "residual MLPs of the same sizes)",
+    ),
     "distill.warm_start": Key(
         0.0, "fraction of the iterations, from the first, in which the diffused student is fitted "
         "by likelihood to actions of the teacher before its bounds are minimised", **_FRACTION,

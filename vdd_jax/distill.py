@@ -22,7 +22,7 @@ from vdd_jax.core.objectives import Level
 from vdd_jax.core.schedules import Schedule
 from vdd_jax.data import batch_at, first
 from vdd_jax.metrics import Log, check_finite
-from vdd_jax.models.denoiser import window_actions
+from vdd_jax.models.denoiser import encoder_as_trunk, window_actions
 from vdd_jax.types import Batch, Observation
 
 
@@ -333,6 +333,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     init_key, step_key, health_key, move_key = jax.random.split(jax.random.key(config.seed), 4)
     state = jax.jit(lambda k: init(
         config.distill, model, k, problem.example(config).observation))(init_key)
+    if config.distill.trunk_from_teacher:
+        state = state._replace(params=with_teachers_trunk(config, state.params, task))
     step = make_step(config.distill, model, task.teacher)
     health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
                                  health_key))
@@ -380,6 +382,29 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
                 _save_snapshot(model, state, task, workdir, done)
             if done % config.run.checkpoint_every == 0 or done == end:
                 checkpoints.save(done, state.params, _training(state), task.scaler, identity)
+
+
+def with_teachers_trunk(config: ConfigDict, params: dict, task) -> dict:
+    """The student's parameters, its trunk replaced by the teacher's encoder.
+
+    Raises:
+      ConfigError: when the two are not the same function.
+    """
+    teacher, student = task.teacher_config, config.student
+    pairs = {
+        "backbone": (teacher and teacher.backbone == "mlp", student.trunk == "residual_mlp"),
+        "width": (teacher and teacher.width, student.trunk_width),
+        "encoder_depth": (teacher and teacher.encoder_depth, student.trunk_depth),
+        **{k: (teacher and teacher[k], student[k]) for k in ("history", "fourier", "activation")},
+    }
+    wrong = [f"{k}: teacher {a}, student {b}" for k, (a, b) in pairs.items() if a != b]
+    if wrong or student.independent:
+        raise config_lib.ConfigError(
+            "config.distill.trunk_from_teacher needs an MLP teacher and a shared residual_mlp "
+            "trunk of the same sizes; they differ in " + "; ".join(wrong or ["student.independent"]))
+    # a copy: the state is donated to the compiled step, the teacher is still needed
+    trunk = jax.tree.map(jnp.copy, encoder_as_trunk(task.teacher.params))
+    return {**params, "experts": {**params["experts"], "trunk": trunk}}
 
 
 def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:

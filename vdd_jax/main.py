@@ -70,9 +70,10 @@ def _parse(argv):
 
 
 def main():
-    # A save that fails in the background is reported by the thread that waits for it, in a
-    # sentence (checkpoint.py); the background need not print its traceback as well.
-    threading.excepthook = lambda _: None
+    # A save that fails in the background is told in a sentence by the thread that waits for it
+    # (checkpoint.py); the background need not print a page of traceback as well.
+    threading.excepthook = lambda failure: print(
+        f"in the background: {str(failure.exc_value).splitlines()[:1]}", file=sys.stderr)
     try:
         app.run(_main, flags_parser=_parse)
     except stages.USER_ERRORS as error:

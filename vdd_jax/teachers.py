@@ -23,6 +23,7 @@ class Teacher(NamedTuple):
     density: Callable[[jax.Array], Mixture] | None = None  # scaled observation → π, where known
     denoise: ScoreFn | None = None  # as `score`, returns E[a|x, s]; for samplers
     joint_score: ScoreFn | None = None  # of all actions of a window, x `[V, B, T, A]`
+    params: dict | None = None  # of a learned teacher's network
 
 
 def analytic(density: Callable[[jax.Array], Mixture], scaler: Scaler) -> Teacher:
@@ -93,7 +94,7 @@ def from_network(config: ConfigDict, params, action_dim: int) -> Teacher:
         return preconditioning.to_score(kind, schedule, sigma_data, out, x, t)
 
     joint = joint_score if config.backbone == "transformer" and config.window == "all" else None
-    return Teacher(score, schedule, None, denoise, joint)
+    return Teacher(score, schedule, None, denoise, joint, params)
 
 
 def _noised_past(schedule, sigma_data, context, t):

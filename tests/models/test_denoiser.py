@@ -7,8 +7,9 @@ import pytest
 from contexts import SCALER, A, B, T, context, randomised, raw
 
 from vdd_jax import config as config_lib
-from vdd_jax.models import denoiser
-from vdd_jax.models.denoiser import MLPDenoiser, TransformerDenoiser
+from vdd_jax.models import denoiser, features
+from vdd_jax.models.backbones import ResidualMLP
+from vdd_jax.models.denoiser import MLPDenoiser, TransformerDenoiser, encoder_as_trunk
 from vdd_jax.types import Batch
 
 V, G = 6, 2
@@ -209,3 +210,20 @@ def test_dropout_is_for_training(name):
     np.testing.assert_allclose(call(0, False), CALLS[name](X[0], NOISE, CONTEXT), **close)
     np.testing.assert_array_equal(call(0, True), call(0, True))
     assert gap(call(0, True), call(1, True)) > 1e-2
+
+
+def test_the_encoder_is_a_residual_mlp():
+    """As a student's trunk it gives the code that the teacher's body is given."""
+    model = MLPDenoiser(2, width=8, depth=1, encoder_depth=2, fourier=2, activation="silu")
+    seen = context()
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((4, 2)), jnp.zeros(4), seen)
+    params = randomised(shapes["params"])
+    row = features.flat(seen, "differences", 2)
+    trunk = ResidualMLP(8, 2, "silu")
+    ours = trunk.apply({"params": encoder_as_trunk(params)}, row)
+
+    def code(model, row):
+        return jax.nn.silu(model._residual(model.first(row), model.encoder, False))
+
+    np.testing.assert_allclose(
+        ours, model.apply({"params": params}, row, method=code), atol=1e-5)

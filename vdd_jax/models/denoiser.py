@@ -161,6 +161,17 @@ def build(config, action_dim: int) -> nn.Module:
                                attention_dropout=config.attention_dropout, **shared)
 
 
+def encoder_as_trunk(params: dict) -> dict:
+    """What encodes the context in an `MLPDenoiser`, as parameters of a `ResidualMLP`: the same
+    function of the same features, when history, frequencies and activation are the same."""
+    trunk, i = {"Dense_0": params["first"]}, 0
+    while f"encoder_{i}_0" in params:
+        trunk[f"Dense_{2 * i + 1}"] = params[f"encoder_{i}_0"]
+        trunk[f"Dense_{2 * i + 2}"] = params[f"encoder_{i}_1"]
+        i += 1
+    return trunk
+
+
 def whole_window(config) -> bool:
     """Whether all actions of a window are diffused together (`config` is `config.teacher`)."""
     return config.backbone == "transformer" and config.window == "all"
