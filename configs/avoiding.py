@@ -33,7 +33,7 @@ def get_config(variant: str = ""):
     config.distill.noise.update(high=2.0, low=0.05, anneal_broad=0.2)
     if variant == "smoke":
         config.task.episodes_per_mode = 1
-        config.teacher.update(width=16, depth=1, num_iterations=20, batch_size=16)
+        config.teacher.update(width=16, depth=1, num_iterations=20, batch_size=16, check_every=10)
         config.student.update(num_experts=2, trunk_width=16, trunk_depth=1, head_width=8,
                               gating_width=8)
         config.distill.update(num_iterations=20, batch_size=8, reallocations=2)

@@ -26,7 +26,7 @@ def tiny_avoiding(**values) -> ConfigDict:
     config.stages = ("train_teacher", "distill", "evaluate")
     config.teacher.update(
         width=8, depth=1, encoder_depth=1, fourier=1, heads=2, batch_size=16, num_iterations=20,
-        warmup=2, learning_rate=3e-3)
+        warmup=2, learning_rate=3e-3, check_every=8)
     config.teacher.sampler.num_steps = 2
     config.student.update(fourier=1, heads=2)
     config.distill.update(batch_size=4, reallocations=1)

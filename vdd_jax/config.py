@@ -78,7 +78,10 @@ KEYS: dict[str, Key] = {
     "task.goal_length": Key(0, "G, last observations of an episode given as its goal; 0: no goal",
                             **_at_least(0)),
     # ---- the teacher, where it is learned
-    "teacher.workdir": Key("", "a run whose teacher is used; empty: this one's own"),
+    "teacher.workdir": Key(
+        "", "a run whose teacher is used, with its own settings: the other keys of teacher.* are "
+        "not looked at then; empty: this run's own"
+    ),
     "teacher.schedule": Key(
         "ve", "noise: 've' (as BESO); 'vp_cosine', 'vp_linear' (continuous); 'ddpm_cosine', "
         "'ddpm_linear' (num_train_steps steps); 'flow' (flow matching)",
@@ -120,8 +123,10 @@ KEYS: dict[str, Key] = {
     "teacher.weight_decay": Key(1e-4, "of AdamW, on weight matrices", **_at_least(0)),
     "teacher.clip_norm": Key(1.0, "clip the gradient's global norm; 0: do not", **_at_least(0)),
     "teacher.ema": Key(0.999, "decay of the moving average that is the teacher", **_SHARE),
+    "teacher.check_every": Key(1_000, "iterations between two looks at the held-out loss",
+                               **_at_least(1)),
     "teacher.patience": Key(
-        0, "stop after this many lines of metrics without a better held-out loss; 0: never",
+        0, "stop after this many looks without a better held-out loss; 0: never",
         **_at_least(0),
     ),
     "teacher.select": Key(
@@ -383,6 +388,23 @@ def _inconsistencies(c: dict[str, Any]) -> list[str]:
         if kind == "transformer" and c[width] % c[f"{who}.heads"]:
             errors.append(f"config.{width} is {c[width]}, which {c[f'{who}.heads']} heads "
                           f"(config.{who}.heads) cannot share evenly")
+    if not learned and (c["task.window"], c["task.chunk"], c["task.goal_length"]) != (1, 1, 0):
+        errors.append(f"{c['task.name']} has no time: config.task.window and config.task.chunk "
+                      "stay 1, config.task.goal_length 0")
+    if c["task.window"] > 32 and "transformer" in (c["teacher.backbone"], c["student.trunk"]):
+        errors.append("config.task.window is above 32, the most that a transformer has places for")
+    if c["teacher.workdir"] and "train_teacher" in c["stages"]:
+        errors.append("config.teacher.workdir names a trained teacher; take 'train_teacher' out of "
+                      "config.stages")
+    if learned and not c["teacher.workdir"] and c["teacher.schedule"] == "ve" and (
+            c["distill.noise.kind"] != "discrete"):
+        for name in ("low", "high"):
+            level = c[f"distill.noise.{name}"]
+            if not c["teacher.sigma_min"] <= level <= c["teacher.sigma_max"]:
+                errors.append(
+                    f"config.distill.noise.{name} is {level:g}; the teacher is trained at noise "
+                    f"levels from {c['teacher.sigma_min']:g} to {c['teacher.sigma_max']:g} "
+                    "(config.teacher.sigma_min, sigma_max)")
     if c["student.trunk"] == "transformer" and c["student.independent"]:
         errors.append("config.student.independent needs an MLP trunk")
     if c["student.trunk"] == "transformer" and not learned:

@@ -101,8 +101,8 @@ def fit_trajectory_scaler(
     """
     observations = jnp.asarray(np.concatenate([t.observations for t in trajectories]))
     actions = jnp.asarray(np.concatenate([t.actions for t in trajectories]))
-    steps = jnp.asarray(np.concatenate([np.diff(t.observations, axis=0) for t in trajectories]))
-    scaler = fit_scaler(observations, actions, kind, steps)
+    steps = np.concatenate([np.diff(t.observations, axis=0) for t in trajectories])
+    scaler = fit_scaler(observations, actions, kind, jnp.asarray(steps) if len(steps) else None)
     return scaler._replace(
         action_mean=jnp.tile(scaler.action_mean, chunk),
         action_std=jnp.tile(scaler.action_std, chunk),
@@ -126,11 +126,13 @@ def windows(
       A Batch of N = all steps: its observation a `Context`, its action `[N, H · A]`.
 
     Raises:
-      ValueError: when a trajectory is shorter than the goal.
+      ValueError: when a trajectory is shorter than the goal, or holds NaN or infinity.
     """
     rows = []
     for number, (observations, actions) in enumerate(trajectories):
         length = len(actions)
+        if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
+            raise ValueError(f"trajectory {number} holds NaN or infinity")
         if length < goal_length:
             raise ValueError(f"trajectory {number} has {length} steps; a goal of "
                              f"{goal_length} observations does not fit in it")

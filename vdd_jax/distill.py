@@ -329,6 +329,9 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     """
     task = problem.build(config, workdir)
     check_noise(config.distill.noise, task.teacher)
+    if config.distill.window == "joint" and task.teacher.joint_score is None:
+        raise config_lib.ConfigError("config.distill.window is 'joint', but the teacher was not "
+                                     "trained with config.teacher.window = 'all'")
     model = problem.student(config)
     init_key, step_key, health_key, move_key = jax.random.split(jax.random.key(config.seed), 4)
     state = jax.jit(lambda k: init(
@@ -401,7 +404,8 @@ def with_teachers_trunk(config: ConfigDict, params: dict, task) -> dict:
     if wrong or student.independent:
         raise config_lib.ConfigError(
             "config.distill.trunk_from_teacher needs an MLP teacher and a shared residual_mlp "
-            "trunk of the same sizes; they differ in " + "; ".join(wrong or ["student.independent"]))
+            "trunk of the same sizes; they differ in "
+            + "; ".join(wrong or ["student.independent"]))
     # a copy: the state is donated to the compiled step, the teacher is still needed
     trunk = jax.tree.map(jnp.copy, encoder_as_trunk(task.teacher.params))
     return {**params, "experts": {**params["experts"], "trunk": trunk}}

@@ -97,8 +97,16 @@ class Policy:
                              f"{self.observation_dim}]")
         if given.goal is not None:
             _check(given.goal, (self.goal_length, self.observation_dim), "goal")
+        ranks = (2, 1, 2, 2)  # without batch axes
+        batches = [np.shape(v)[: np.ndim(v) - r]
+                   for v, r in zip(given, ranks, strict=True) if v is not None]
+        try:
+            batch = np.broadcast_shapes(*batches)
+        except ValueError:
+            raise ValueError(f"the batch axes of the history do not agree: {batches}") from None
         return History(*(
-            None if v is None else jnp.asarray(v, bool if i == 1 else jnp.float32)
+            None if v is None else jnp.broadcast_to(
+                jnp.asarray(v, bool if i == 1 else jnp.float32), (*batch, *np.shape(v)[-ranks[i]:]))
             for i, v in enumerate(given)
         ))
 

@@ -106,8 +106,12 @@ def _noised_past(schedule, sigma_data, context, t):
     """
     past = context.past_actions
     bits = jax.lax.bitcast_convert_type(past, jnp.uint32)
-    seed = jnp.sum(bits.astype(jnp.uint32))
-    eps = jax.random.normal(jax.random.key(seed), past.shape)
+    seeds = jnp.sum(bits, axis=(-2, -1), dtype=jnp.uint32)  # of every window its own
+
+    def noise(seed):
+        return jax.random.normal(jax.random.key(seed), past.shape[-2:])
+
+    eps = jax.vmap(noise)(seeds.reshape(-1)).reshape(past.shape)
     t = jnp.broadcast_to(t, past.shape[:-2])[..., None]
     x = schedule.alpha(t)[..., None] * past + schedule.sigma(t)[..., None] * eps
     return preconditioning.network_input(schedule, sigma_data, x, t)[0]

@@ -179,14 +179,14 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         done, stopped = int(state.step), _impatient(settings, state)
         while done < end and not stopped:
             after = min(*((done // every + 1) * every for every in (
-                config.run.steps_per_dispatch, config.run.log_every, config.run.checkpoint_every)),
+                config.run.steps_per_dispatch, settings.check_every, config.run.checkpoint_every)),
                 end)
             state, metrics = advance(state, data.train, step_key, after - done)
             metrics = jax.device_get(metrics)
             check_finite(metrics, done, "teacher")
             done = after
             log.progress(done)
-            if done % config.run.log_every == 0 or done == total:
+            if done % settings.check_every == 0 or done == total:
                 state, found = check(state)
                 last = {"loss": metrics["loss"].mean(), "grad_norm": metrics["grad_norm"][-1]}
                 log.record(done, {**last, **jax.device_get(found)})

@@ -40,7 +40,12 @@ def sample_time(
         cdf, inverse = jax.nn.sigmoid, jax.scipy.special.logit
     else:
         raise ValueError(f"unknown density {kind!r}; there are {', '.join(DENSITIES)}")
-    first, last = cdf((low - mean) / scale), cdf((high - mean) / scale)
-    log_ratio = mean + scale * inverse(first + u * (last - first))
-    # the inverse is ±infinity where a tail rounds to 0 or 1
-    return schedule.time(jnp.exp(jnp.clip(log_ratio, low, high)))
+    # Both laws are symmetric about their mean. In float32 a lower tail is exact and an upper one is
+    # 1: a range above the mean is mirrored.
+    above = low > mean
+    start, end = jnp.where(above, mean - high, low - mean), jnp.where(
+        above, mean - low, high - mean)
+    first, last = cdf(start / scale), cdf(end / scale)
+    from_mean = scale * inverse(first + u * (last - first))
+    from_mean = jnp.clip(from_mean, start, end)  # ±infinity where a tail rounds to 0 or 1
+    return schedule.time(jnp.exp(jnp.clip(mean + jnp.where(above, -1, 1) * from_mean, low, high)))
