@@ -18,24 +18,24 @@ def get_config(variant: str = ""):
     # Shared features, linear heads: experts differ by what the gating does with them, and the
     # gating, which decides when a course is changed, has a network of its own.
     config.student.update(
-        num_experts=16, trunk="residual_mlp", trunk_width=256, trunk_depth=2, head_depth=0,
+        num_experts=16, trunk="residual_mlp", trunk_width=256, trunk_depth=3, head_depth=0,
         gating_width=256, gating_depth=3, activation="silu",
         std_floor=0.02,  # about what the teacher, trained down to 0.05, can tell apart
     )
-    # The student is fitted to samples of the teacher first, which finds the rare actions by which
+    # The student's trunk starts as the teacher's; it is fitted to samples of the teacher first, which finds the rare actions by which
     # ways part, then its bounds are minimised beside that; each expert counts where it is used.
     config.distill.update(
-        num_iterations=10_000, warm_start=0.9, warm_batch_size=512, actions="teacher",
-        teacher_samples=6, state_jitter=0.03, batch_size=128, samples_per_state=1,
-        likelihood_weight=1.0, weight_by_gating=True, gating_start=0.0, gating_full=0.0,
-        reallocations=0, clip_norm=1.0,
+        num_iterations=9_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
+        actions="teacher", teacher_samples=6, state_jitter=0.03, batch_size=128,
+        samples_per_state=1, likelihood_weight=1.0, weight_by_gating=True, gating_start=0.0,
+        gating_full=0.0, reallocations=0, clip_norm=1.0,
     )
     config.distill.noise.update(high=2.0, low=0.05, anneal_broad=0.2)
     if variant == "smoke":
         config.task.episodes_per_mode = 1
         config.teacher.update(width=16, depth=1, num_iterations=20, batch_size=16, check_every=10)
-        config.student.update(num_experts=2, trunk_width=16, trunk_depth=1, head_width=8,
-                              gating_width=8)
+        config.teacher.encoder_depth = 1
+        config.student.update(num_experts=2, trunk_width=16, trunk_depth=1, gating_width=8)
         config.distill.update(num_iterations=20, batch_size=8, reallocations=2)
         config.evaluate.num_episodes = 8
         config.run.update(steps_per_dispatch=10, log_every=10, checkpoint_every=20)
