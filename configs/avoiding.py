@@ -22,8 +22,9 @@ def get_config(variant: str = ""):
         gating_width=256, gating_depth=3, activation="silu",
         std_floor=0.02,  # about what the teacher, trained down to 0.05, can tell apart
     )
-    # The student's trunk starts as the teacher's; it is fitted to samples of the teacher first, which finds the rare actions by which
-    # ways part, then its bounds are minimised beside that; each expert counts where it is used.
+    # The student's trunk starts as the teacher's. It is fitted to samples of the teacher first,
+    # which finds the rare actions by which ways part, then its bounds are minimised beside that;
+    # each expert counts where it is used.
     config.distill.update(
         num_iterations=9_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
         actions="teacher", teacher_samples=6, state_jitter=0.03, batch_size=128,

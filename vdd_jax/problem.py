@@ -1,6 +1,7 @@
 """What every stage starts from, rebuilt from the configuration alone: data, teacher, student."""
 
 import functools
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
     if is_analytic(config):
         return _analytic_data(config)
     task = config.task
-    train, held_out, about = _trajectories(config_lib.to_json(ConfigDict({"task": task})))
+    train, held_out, about = _trajectories(json.dumps(task.to_dict(), sort_keys=True))
     try:
         if scaler is None:
             scaler = fit_trajectory_scaler(train, task.scaler, task.chunk)
@@ -81,7 +82,7 @@ def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
 
 @functools.lru_cache(maxsize=4)
 def _trajectories(task_json: str) -> tuple[list[Trajectory], list[Trajectory], dict]:
-    task = config_lib.from_json(task_json).task
+    task = ConfigDict(json.loads(task_json))
     try:
         trajectories, about = TASKS[task.name].load(task)
     except (ValueError, FileNotFoundError) as error:
