@@ -89,6 +89,6 @@ def _smoke(config):
     config.teacher.update(width=16, depth=1, num_iterations=20, batch_size=16, check_every=10)
     config.student.update(num_experts=2, trunk_width=16, trunk_depth=1, head_width=8,
                           gating_width=8)
-    config.distill.update(num_iterations=20, batch_size=8, reallocations=2)
+    config.distill.update(num_iterations=20, batch_size=8, reallocations=0)
     config.evaluate.num_episodes = 8
     config.run.update(steps_per_dispatch=10, log_every=10, checkpoint_every=20)
