@@ -156,11 +156,11 @@ def test_goals_are_those_of_the_training_episodes():
     raw = np.random.default_rng(0).normal(size=(300, 2, 2)).astype(np.float32)
     goal = scaler.scale_observation(raw)
     task = SimpleNamespace(scaler=scaler, data=Batch(SEEN._replace(goal=goal), None))
-    found = closed._goals(task)
+    found = closed.goals_of(task)
     assert found.shape == (64, 2, 2)
     for one in np.asarray(found):
         assert np.abs(raw - one).max(axis=(1, 2)).min() < 1e-5
-    assert closed._goals(SimpleNamespace(data=Batch(SEEN, None))) is None
+    assert closed.goals_of(SimpleNamespace(data=Batch(SEEN, None))) is None
 
 
 def test_a_teacher_in_a_few_words():

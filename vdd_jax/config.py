@@ -429,11 +429,11 @@ def _inconsistencies(c: dict[str, Any]) -> list[str]:
 
 
 def did_you_mean(name: str) -> str:
-    """' (did you mean …?)' with the nearest existing key, or nothing."""
+    """' (did you mean …?)' with the nearest existing key or keys, or nothing."""
     near = difflib.get_close_matches(name, list(KEYS), n=1, cutoff=0.0)
     leaf = [k for k in KEYS if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    best = (leaf or near)[:1]
-    return f" (did you mean config.{best[0]}?)" if best else ""
+    best = leaf[:3] or near
+    return f" (did you mean {' or '.join(f'config.{b}' for b in best)}?)" if best else ""
 
 
 def to_json(config: ConfigDict) -> str:
