@@ -9,6 +9,7 @@ import pytest
 from contexts import context
 from tiny_config import tiny
 
+from vdd_jax import config as config_lib
 from vdd_jax import distill, problem
 from vdd_jax.core import schedules
 from vdd_jax.data import batch_at
@@ -149,3 +150,18 @@ def test_weighting_scales_each_level_by_its_ratio_squared():
         step = distill.make_step(config, model, Teacher(pull, schedules.ve(0.01, 10.0)))
         norms[weighting] = float(jax.jit(step)(state, data(), KEY)[1]["expert_grad_norm"])
     assert norms["denoiser"] == pytest.approx(0.25 * norms["kl"], rel=1e-4)
+
+
+@pytest.mark.parametrize("key, theirs, named", [
+    ("width", 64, "width"), ("encoder_depth", 1, "encoder_depth"), ("fourier", 3, "fourier"),
+    ("backbone", "transformer", "backbone")])
+def test_a_trunk_that_is_another_function_is_refused(key, theirs, named):
+    """The message names what differs and nothing else."""
+    config = config_lib.default()
+    config.student.update(trunk="residual_mlp", trunk_width=256, trunk_depth=3, activation="silu")
+    teacher = config.teacher.copy_and_resolve_references()
+    teacher[key] = theirs
+    with pytest.raises(config_lib.ConfigError) as error:
+        distill.with_teachers_trunk(config, {}, SimpleNamespace(teacher_config=teacher))
+    differs = str(error.value).partition("differ in ")[2]
+    assert differs.startswith(f"{named}: teacher {theirs}, student ") and ";" not in differs

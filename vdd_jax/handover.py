@@ -1,0 +1,81 @@
+"""What a student takes over from a learned teacher before it learns: trunk, actions, noise."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vdd_jax import config as config_lib
+from vdd_jax import teachers
+from vdd_jax.models.denoiser import encoder_as_trunk
+from vdd_jax.types import Batch
+
+
+def with_teachers_trunk(config: ConfigDict, params: dict, task) -> dict:
+    """The student's parameters, its trunk replaced by the teacher's encoder.
+
+    Raises:
+      ConfigError: when the two are not the same function.
+    """
+    teacher, student = task.teacher_config, config.student
+    pairs = {
+        # an MLP teacher's encoder is a residual MLP
+        "backbone": (teacher and teacher.backbone.replace("mlp", "residual_mlp"), student.trunk),
+        "width": (teacher and teacher.width, student.trunk_width),
+        "encoder_depth": (teacher and teacher.encoder_depth, student.trunk_depth),
+        **{k: (teacher and teacher[k], student[k]) for k in ("history", "fourier", "activation")},
+    }
+    wrong = [f"{k}: teacher {a}, student {b}" for k, (a, b) in pairs.items() if a != b]
+    if wrong or student.independent:
+        raise config_lib.ConfigError(
+            "config.distill.trunk_from_teacher needs an MLP teacher and a shared residual_mlp "
+            "trunk of the same sizes; they differ in "
+            + "; ".join(wrong or ["student.independent"]))
+    # a copy: the state is donated to the compiled step, the teacher is still needed
+    trunk = jax.tree.map(jnp.copy, encoder_as_trunk(task.teacher.params))
+    return {**params, "experts": {**params["experts"], "trunk": trunk}}
+
+
+def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
+    """The training states with actions of the teacher, K for each: data-free distillation.
+
+    Only the newest action is the teacher's; the past ones of a window stay the demonstrated ones.
+    """
+    num, chunk = config.distill.teacher_samples, 4_096
+    observation = jax.tree.map(
+        lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), task.data.observation)
+    key, jitter_key = jax.random.split(key)
+    # one shift for a whole window: the past moves along, and its steps stay what they were
+    seen = observation.observations
+    shift = config.distill.state_jitter * jax.random.normal(
+        jitter_key, (seen.shape[0], 1, seen.shape[2]))
+    shift = shift.at[: len(task.data.action)].set(0.0)  # the first of each K is as demonstrated
+    observation = observation._replace(observations=seen + shift)
+    sampled = jax.jit(lambda observation, key: teachers.sample(
+        task.teacher, task.teacher_config, observation, key,
+        (len(observation.valid),), task.data.action.shape[-1]))
+    parts = []
+    for i in range(0, len(seen), chunk):
+        part = jax.tree.map(lambda v: v[i : i + chunk], observation)  # noqa: B023
+        parts.append(sampled(part, jax.random.fold_in(key, i)))
+    return Batch(observation, jnp.concatenate(parts))
+
+
+def check_noise(noise: ConfigDict, teacher) -> None:
+    """The levels are ones that the teacher was trained at.
+
+    Raises:
+      ConfigError: when they are not.
+    """
+    low, high = teacher.schedule.ratio_min, teacher.schedule.ratio_max
+    asked = [("low", noise.low), ("high", noise.high)]
+    if noise.kind == "discrete":
+        asked = []
+        if not all(teacher.schedule.t_min <= t <= teacher.schedule.t_max for t in noise.steps):
+            raise config_lib.ConfigError(
+                f"config.distill.noise.steps is {tuple(noise.steps)}; the teacher knows the times "
+                f"{teacher.schedule.t_min:g} to {teacher.schedule.t_max:g}")
+    for name, value in asked:
+        if not low * (1 - 1e-4) <= value <= high * (1 + 1e-4):
+            raise config_lib.ConfigError(
+                f"config.distill.noise.{name} is {value:g}; the teacher was trained at noise "
+                f"levels from {low:.4g} to {high:.4g}")
