@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PLOT = ["matplotlib>=3.8"]
-TEST = ["pytest>=8", "scipy>=1.11", "ruff>=0.6", *PLOT]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", *PLOT]
 
 setup(
     name="vdd_jax",

@@ -18,15 +18,15 @@ def get_config(variant: str = ""):
     # Shared features, linear heads: experts differ by what the gating does with them, and the
     # gating, which decides when a course is changed, has a network of its own.
     config.student.update(
-        num_experts=16, trunk="residual_mlp", trunk_width=256, trunk_depth=3, head_depth=0,
-        gating_width=256, gating_depth=3, activation="silu",
+        num_experts=16, trunk="residual_mlp", trunk_width=256, trunk_depth=2, head_depth=0,
+        gating_width=256, gating_depth=2, activation="silu",
         std_floor=0.02,  # about what the teacher, trained down to 0.05, can tell apart
     )
     # The student's trunk starts as the teacher's. It is fitted to samples of the teacher first,
     # which finds the rare actions by which ways part, then its bounds are minimised beside that;
     # each expert counts where it is used.
     config.distill.update(
-        num_iterations=9_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
+        num_iterations=10_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
         actions="teacher", teacher_samples=6, state_jitter=0.03, batch_size=128,
         samples_per_state=1, likelihood_weight=1.0, weight_by_gating=True, gating_start=0.0,
         gating_full=0.0, reallocations=0, clip_norm=1.0,

@@ -21,7 +21,8 @@ ACTOR = ("success", "success_low", "success_high", "entropy", "modes_found", "co
          "time_out", "left_corridor", "mean_steps", "episodes", "network_calls", "latency_ms",
          "seconds_of_episodes")
 STUDENT = (*ACTOR, "sliced_wasserstein", "sliced_wasserstein_floor", "sliced_wasserstein_one_step",
-           "nll_held_out", "nll_teacher_samples", "gating_entropy", "experts_used")
+           "mean_slope", "std_ratio", "nll_held_out", "nll_teacher_samples", "gating_entropy",
+           "experts_used")
 
 
 def main():

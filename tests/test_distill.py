@@ -11,7 +11,7 @@ import pytest
 from contexts import context
 from tiny_config import tiny, tiny_avoiding
 
-from vdd_jax import checkpoint, distill, problem
+from vdd_jax import checkpoint, distill, noise_levels, problem
 from vdd_jax.core import mixture, objectives, schedules
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.core.objectives import Level
@@ -284,7 +284,7 @@ VE, VP = schedules.ve(), schedules.vp_cosine()
 
 def level(schedule, progress=0.0, batch=6, **values) -> Level:
     noise = tiny(**{f"distill__noise__{k}": v for k, v in values.items()}).distill.noise
-    found = distill.noise_level(noise, schedule, jnp.asarray(progress), KEY, batch)
+    found = noise_levels.noise_level(noise, schedule, jnp.asarray(progress), KEY, batch)
     for part in found:
         assert part.shape == (batch,)
     np.testing.assert_allclose(found.alpha, schedule.alpha(found.t), rtol=1e-6)

@@ -25,7 +25,8 @@ OF_EPISODES = {"success", "success_low", "success_high", "collision", "time_out"
                "entropy", "modes_found", "mode_histogram", "mean_steps", "episodes",
                "seconds_of_episodes"}
 OF_SAMPLES = {"sliced_wasserstein", "sliced_wasserstein_floor", "sliced_wasserstein_one_step",
-              "nll_held_out", "nll_teacher_samples", "gating_entropy", "experts_used"}
+              "mean_slope", "std_ratio", "nll_held_out", "nll_teacher_samples", "gating_entropy",
+              "experts_used"}
 
 
 def numbers(tree):
@@ -145,9 +146,12 @@ def test_against_samples_of_a_known_teacher(monkeypatch):
     choice = -0.9999 * np.log(0.9999) - 1e-4 * np.log(1e-4)
     np.testing.assert_allclose(found["gating_entropy"], choice, rtol=1e-2)
     assert found["experts_used"] == 1
+    np.testing.assert_allclose([found["mean_slope"], found["std_ratio"]], 1.0, atol=0.05)
     moved = closed.against_samples(config, task, gaussian_student((3.0, 4.0)), jax.random.key(0))
     np.testing.assert_allclose(moved["sliced_wasserstein"], 5 / np.sqrt(2), rtol=0.15)
     assert moved["nll_held_out"] > found["nll_held_out"] + 20
+    slope = (MEAN @ (MEAN + (3.0, 4.0))) / (MEAN @ MEAN)
+    np.testing.assert_allclose(moved["mean_slope"], slope, rtol=0.05)
 
 
 def test_goals_are_those_of_the_training_episodes():

@@ -10,7 +10,7 @@ import pytest
 from contexts import randomised
 from tiny_config import changed, tiny, tiny_avoiding
 
-from vdd_jax import checkpoint, distill, problem, teachers
+from vdd_jax import checkpoint, distill, noise_levels, problem, teachers
 from vdd_jax import config as config_lib
 from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.config import ConfigError
@@ -197,4 +197,4 @@ def test_noise_that_the_teacher_does_not_know(trained, noise, words):
         distill.run(config, workdir)
     assert not (workdir / "distill").exists()
     problem_noise = tiny_avoiding(distill__noise__high=5.0).distill.noise
-    distill.check_noise(problem_noise, problem.load_teacher(tiny_avoiding(), workdir)[0])
+    noise_levels.check_noise(problem_noise, problem.load_teacher(tiny_avoiding(), workdir)[0])

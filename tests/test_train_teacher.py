@@ -283,7 +283,7 @@ def saved(workdir, step):
     state = jax.eval_shape(lambda: train_teacher.init(
         config.teacher, model, KEY, problem.example(config)))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    trees = train_teacher._params(state), train_teacher._training(state)
+    trees = train_teacher.stage(config.teacher).split(state)
     with checkpoint.Checkpoints(workdir / "teacher" / "checkpoints", read_only=True) as found:
         assert found.latest_step() == step
         restored = found.restore_training(*(checkpoint.abstract(t, place) for t in trees))

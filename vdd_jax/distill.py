@@ -4,7 +4,6 @@
 `gating_steps` updates of the gating; `run` puts many iterations into one compiled, donated call.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -15,15 +14,13 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, problem, reallocate
+from vdd_jax import checkpoint, problem, reallocate, training
 from vdd_jax import config as config_lib
 from vdd_jax.core import mixture, objectives
-from vdd_jax.core.objectives import Level
-from vdd_jax.core.schedules import Schedule
 from vdd_jax.data import batch_at, first
-from vdd_jax.handover import check_noise, teachers_actions, with_teachers_trunk
-from vdd_jax.metrics import Log, check_finite
+from vdd_jax.handover import teachers_actions, with_teachers_trunk
 from vdd_jax.models.denoiser import window_actions
+from vdd_jax.noise_levels import check_noise, noise_level
 from vdd_jax.types import Batch, Observation
 
 
@@ -68,37 +65,6 @@ def init(config: ConfigDict, model, key: jax.Array, observation: Observation) ->
     )
 
 
-def noise_level(
-    noise: ConfigDict, schedule: Schedule, progress: jax.Array, key: jax.Array, batch_size: int
-) -> Level:
-    """The noise levels of one update, one for each state.
-
-    Args:
-      noise: `config.distill.noise`.
-      schedule: the teacher's.
-      progress: fraction of the iterations done, a scalar.
-    """
-    if noise.kind == "discrete":
-        t = jax.random.choice(key, jnp.asarray(noise.steps, jnp.float32), (batch_size,))
-        return Level(t, schedule.alpha(t), schedule.sigma(t))
-    low, high = noise.low, noise.high
-    if noise.kind == "fixed":
-        ratio = jnp.full((batch_size,), high)
-    elif noise.kind == "uniform":
-        ratio = jax.random.uniform(key, (batch_size,), minval=low, maxval=high)
-    else:
-        u = jnp.clip(progress / noise.anneal_end, 0.0, 1.0)
-        path = high * (low / high) ** u if noise.anneal_shape == "geometric" else (
-            high + (low - high) * u
-        )
-        broad_key, share_key = jax.random.split(key)
-        broad = jax.random.uniform(share_key, (batch_size,)) < noise.anneal_broad
-        up = jnp.where(broad, jax.random.uniform(broad_key, (batch_size,)), 0.0)
-        ratio = path * (high / path) ** up
-    t = schedule.time(ratio)
-    return Level(t, schedule.alpha(t), schedule.sigma(t))
-
-
 def make_step(config: ConfigDict, model, teacher):
     """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
@@ -138,7 +104,7 @@ def make_step(config: ConfigDict, model, teacher):
         return jnp.mean(values)
 
     def expert_update(state: State, batch: Batch, key):
-        level_key, eps_key, drop_key = jax.random.split(key, 3)
+        level_key, eps_key, drop_key, nll_key = jax.random.split(key, 4)
         level = level_at(state, level_key, batch)
         noise = jax.random.normal(eps_key, (2, config.samples_per_state, *actions(batch).shape))
 
@@ -171,7 +137,7 @@ def make_step(config: ConfigDict, model, teacher):
                 bounds = bounds * (valid / jnp.mean(valid))[..., None]
             total = bounds.mean(axis=tuple(range(axis))).sum()
             if config.likelihood_weight:
-                total += config.likelihood_weight * nll(q, batch, level, drop_key)
+                total += config.likelihood_weight * nll(q, batch, level, nll_key)
             return total
 
         value, grads = jax.value_and_grad(loss)(state.params["experts"])
@@ -339,53 +305,36 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         config.distill, model, k, problem.example(config).observation))(init_key)
     if config.distill.trunk_from_teacher:
         state = state._replace(params=with_teachers_trunk(config, state.params, task))
-    step = make_step(config.distill, model, task.teacher)
+    advance = training.scanned(make_step(config.distill, model, task.teacher), donate=True)
     health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
                                  health_key))
-
-    def advance(state, data, key, num):
-        return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
-
-    advance = jax.jit(advance, static_argnums=3, donate_argnums=0)
     move = jax.jit(make_reallocation(config.distill, model, task.teacher), donate_argnums=0)
     move_steps = reallocation_steps(config.distill)
     data = task.data
     if config.distill.actions == "teacher":
         data = teachers_actions(config, task, jax.random.fold_in(move_key, 1))
     snapshot_steps = _snapshot_steps(config) if task.teacher.density else []
+    if snapshot_steps:
+        _save_snapshot(model, state, task, workdir, 0)
     total = config.distill.num_iterations
-    end = min(total, stop_at or total)
-    identity = {"stage": "distill", "config": json.loads(config_lib.to_json(config)),
-                "versions": config_lib.versions()}
-    with (
-        checkpoint.Checkpoints(workdir / "distill" / "checkpoints") as checkpoints,
-        Log(workdir / "metrics.jsonl", "distill", total) as log,
-    ):
-        if checkpoints.latest_step() is not None:
-            state = _restore(checkpoints, state)
-        done = int(state.step)
-        if done == 0 and snapshot_steps:
-            _save_snapshot(model, state, task, workdir, 0)
-        while done < end:
-            stops = (_next_multiple(done, every) for every in (
-                config.run.steps_per_dispatch, config.run.log_every, config.run.checkpoint_every))
-            after = min(*stops, *(s for s in (*snapshot_steps, *move_steps) if s > done), end)
-            state, metrics = advance(state, data, step_key, after - done)
-            metrics = jax.device_get(metrics)
-            check_finite(metrics, done, "distill")
-            done = after
-            if done in move_steps:  # before anything is saved, so that a resume repeats it
-                state, moved = move(state, data, move_key)
-                if moved:
-                    log.note(f"step {done}: a redundant expert was moved")
-            log.progress(done)
-            if done % config.run.log_every == 0 or done == total:
-                last = {k: v[-1] for k, v in metrics.items() if k != "expert_surrogate"}
-                log.record(done, {**last, **jax.device_get(health(state.params))})
-            if done in snapshot_steps:
-                _save_snapshot(model, state, task, workdir, done)
-            if done % config.run.checkpoint_every == 0 or done == end:
-                checkpoints.save(done, state.params, _training(state), task.scaler, identity)
+
+    def look(state, done, metrics, log):
+        if done in move_steps:
+            state, moved = move(state, data, move_key)
+            if moved:
+                log.note(f"step {done}: a redundant expert was moved")
+        if done % config.run.log_every == 0 or done == total:
+            last = {k: v[-1] for k, v in metrics.items() if k != "expert_surrogate"}
+            log.record(done, {**last, **jax.device_get(health(state.params))})
+        if done in snapshot_steps:
+            _save_snapshot(model, state, task, workdir, done)
+        return state
+
+    training.run(
+        stage(total), config, workdir, state,
+        lambda state, num: advance(state, data, step_key, num), look, scaler=task.scaler,
+        every=[config.run.log_every], marks=[*snapshot_steps, *move_steps], stop_at=stop_at,
+    )
 
 
 def finished(config: ConfigDict, workdir: Path) -> bool:
@@ -397,15 +346,15 @@ def finished(config: ConfigDict, workdir: Path) -> bool:
         return checkpoints.latest_step() == config.distill.num_iterations
 
 
-def _training(state: State) -> dict:
-    return {"step": state.step, "expert_opt": state.expert_opt, "gating_opt": state.gating_opt}
+def stage(iterations: int) -> training.Stage:
+    """This stage for the shared loop."""
 
+    def split(state):
+        rest = {"step": state.step, "expert_opt": state.expert_opt, "gating_opt": state.gating_opt}
+        return state.params, rest
 
-def _restore(checkpoints, fresh: State) -> State:
-    params, train = checkpoints.restore_training(
-        checkpoint.abstract(fresh.params), checkpoint.abstract(_training(fresh))
-    )
-    return State(params=params, **train)
+    return training.Stage("distill", iterations, split,
+                          lambda params, rest: State(params=params, **rest))
 
 
 def reallocation_steps(config: ConfigDict) -> list[int]:
@@ -416,10 +365,6 @@ def reallocation_steps(config: ConfigDict) -> list[int]:
     return sorted({round(float(step)) for step in each if 0 < step < n})
 
 
-def _next_multiple(done: int, every: int) -> int:
-    return (done // every + 1) * every
-
-
 def _snapshot_steps(config: ConfigDict) -> list[int]:
     n = config.run.num_snapshots
     return sorted({round(config.distill.num_iterations * i / (n - 1)) for i in range(1, n)}) if (
@@ -427,10 +372,16 @@ def _snapshot_steps(config: ConfigDict) -> list[int]:
 
 
 def _save_snapshot(model, state: State, task, workdir: Path, step: int) -> None:
-    """The mixture at the first held-out observations, in the task's units, for the figure."""
+    """The mixture at the first held-out observations, in the task's units, for the figure; one
+    that is there already (a resume repeats steps) stays."""
+    path = workdir / "distill" / "snapshots" / f"{step:08d}.npz"
+    if path.exists():
+        return
     observation = first(task.held_out.observation, 3)
     q = model.apply({"params": state.params}, observation)
     q = mixture.affine(q, task.scaler.action_std, task.scaler.action_mean)
-    path = workdir / "distill" / "snapshots" / f"{step:08d}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, observation=task.scaler.unscale_observation(observation), **q._asdict())
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, observation=task.scaler.unscale_observation(observation), **q._asdict())
+    temporary.replace(path)

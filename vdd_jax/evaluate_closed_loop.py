@@ -97,13 +97,16 @@ def against_samples(config: ConfigDict, task, student, key: jax.Array) -> dict:
     Returns:
       `sliced_wasserstein` between samples of student and teacher, mean over held-out states, in
       scaled actions; `sliced_wasserstein_floor`, of two sets of the teacher's; `..._one_step`, of
-      the one-step teacher; `nll_held_out`, −log q in nats of scaled held-out actions;
+      the one-step teacher; `mean_slope`, of the student's mean action on the teacher's, both
+      scaled: 1 when they agree, below when actions shrink; `std_ratio`, of the student's and the
+      teacher's standard deviation, root mean square over states; `nll_held_out`, −log q in nats of
+      scaled held-out actions; `nll_teacher_samples`, of the teacher's;
       `gating_entropy` in nats; `experts_used`, of responsibility above 1 % on average.
     """
     data = task.held_out
     stride = max(len(data.action) // STATES, 1)
     batch = first(jax.tree.map(lambda v: v[::stride], data), STATES)
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     shape = (SAMPLES, *batch.action.shape[:1])
 
     def of_teacher(key, num_steps=0):
@@ -116,7 +119,11 @@ def against_samples(config: ConfigDict, task, student, key: jax.Array) -> dict:
     distance = jax.jit(distances.sliced_wasserstein)
     everything = jax.jit(student.apply)({"params": student.params}, data.observation)
     used = jnp.mean(jnp.exp(everything.log_weights), axis=0)
+    mean, spread = moments(mixture.sample(q, keys[5], (SAMPLES,)))
+    teachers_mean, teachers_spread = moments(teacher)
     return {
+        "mean_slope": float(jnp.sum(mean * teachers_mean) / jnp.sum(teachers_mean**2)),
+        "std_ratio": float(jnp.sqrt(spread / teachers_spread)),
         "sliced_wasserstein": float(jnp.mean(
             distance(teacher, mixture.sample(q, keys[1], (SAMPLES,)), keys[4]))),
         "sliced_wasserstein_floor": float(jnp.mean(
@@ -128,6 +135,11 @@ def against_samples(config: ConfigDict, task, student, key: jax.Array) -> dict:
         "gating_entropy": float(jnp.mean(mixture.gating_entropy(everything))),
         "experts_used": int(jnp.sum(used > 0.01)),
     }
+
+
+def moments(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Means `[B, A]` and the mean variance, a scalar, of actions `[N, B, A]`."""
+    return jnp.mean(samples, axis=0), jnp.mean(jnp.var(samples, axis=0))
 
 
 def latency(actor, window: tuple[int, int]) -> dict:

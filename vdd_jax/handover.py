@@ -1,4 +1,4 @@
-"""What a student takes over from a learned teacher before it learns: trunk, actions, noise."""
+"""What a student takes over from a learned teacher before it learns: trunk and actions."""
 
 import jax
 import jax.numpy as jnp
@@ -58,24 +58,3 @@ def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
         part = jax.tree.map(lambda v: v[i : i + chunk], observation)  # noqa: B023
         parts.append(sampled(part, jax.random.fold_in(key, i)))
     return Batch(observation, jnp.concatenate(parts))
-
-
-def check_noise(noise: ConfigDict, teacher) -> None:
-    """The levels are ones that the teacher was trained at.
-
-    Raises:
-      ConfigError: when they are not.
-    """
-    low, high = teacher.schedule.ratio_min, teacher.schedule.ratio_max
-    asked = [("low", noise.low), ("high", noise.high)]
-    if noise.kind == "discrete":
-        asked = []
-        if not all(teacher.schedule.t_min <= t <= teacher.schedule.t_max for t in noise.steps):
-            raise config_lib.ConfigError(
-                f"config.distill.noise.steps is {tuple(noise.steps)}; the teacher knows the times "
-                f"{teacher.schedule.t_min:g} to {teacher.schedule.t_max:g}")
-    for name, value in asked:
-        if not low * (1 - 1e-4) <= value <= high * (1 + 1e-4):
-            raise config_lib.ConfigError(
-                f"config.distill.noise.{name} is {value:g}; the teacher was trained at noise "
-                f"levels from {low:.4g} to {high:.4g}")

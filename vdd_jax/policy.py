@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vdd_jax import checkpoint, config, problem
+from vdd_jax import checkpoint, problem
 from vdd_jax.checkpoint import CheckpointError, Checkpoints
 from vdd_jax.core import mixture as mixtures
 from vdd_jax.core.mixture import Mixture
@@ -182,13 +182,7 @@ def load(workdir: str | Path) -> Policy:
             f"--workdir={workdir} first"
         )
     with Checkpoints(directory, read_only=True) as checkpoints:
-        scaler, stored = checkpoints.restore_scaler_and_config()
-        try:
-            settings = config.from_json(stored["config"])
-        except (KeyError, config.ConfigError) as error:
-            raise CheckpointError(
-                f"the checkpoint in {directory} is not of a student this version knows: {error}"
-            ) from error
+        scaler, settings = problem.scaler_and_config(checkpoints, "student")
         spec = problem.spec(settings)
         model = problem.student(settings)
         example = problem.example(settings).observation

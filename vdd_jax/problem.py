@@ -144,13 +144,7 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
             "set config.teacher.workdir to the workdir of a run that has"
         )
     with Checkpoints(directory, read_only=True) as checkpoints:
-        scaler, stored = checkpoints.restore_scaler_and_config()
-        try:
-            settings = config_lib.from_json(stored["config"])
-        except (KeyError, config_lib.ConfigError) as error:
-            raise CheckpointError(
-                f"the checkpoint in {directory} is not of a teacher this version knows: {error}"
-            ) from error
+        scaler, settings = scaler_and_config(checkpoints, "teacher")
         _check_same_task(settings, config, directory)
         action_dim = spec(settings).action_dim * settings.task.chunk
         model = denoiser.build(settings.teacher, action_dim)
@@ -161,6 +155,22 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
         params = checkpoints.restore_params(
             checkpoint.abstract({k: shapes for k in ("ema", "raw", "best")}, place))[which]
     return teachers.from_network(settings.teacher, params, action_dim), scaler, settings
+
+
+def scaler_and_config(checkpoints: Checkpoints, what: str) -> tuple[Scaler, ConfigDict]:
+    """The scaler and the configuration kept with a checkpoint of a `what`.
+
+    Raises:
+      CheckpointError: when this version cannot read them.
+    """
+    scaler, stored = checkpoints.restore_scaler_and_config()
+    try:
+        return scaler, config_lib.from_json(stored["config"])
+    except (KeyError, config_lib.ConfigError) as error:
+        raise CheckpointError(
+            f"the checkpoint in {checkpoints.directory} is not of a {what} this version knows: "
+            f"{error}"
+        ) from error
 
 
 def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) -> None:

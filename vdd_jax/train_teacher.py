@@ -4,7 +4,6 @@ The loss is E ‖F − target‖² (see `core/preconditioning.py`), over noise d
 `config.teacher.noise`. The teacher is the exponential moving average of the parameters.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +13,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, problem
-from vdd_jax import config as config_lib
+from vdd_jax import problem, training
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import noise_density, objectives, preconditioning
 from vdd_jax.data import batch_at
-from vdd_jax.metrics import Log, check_finite
 from vdd_jax.models import denoiser
 from vdd_jax.teachers import make_schedule
 from vdd_jax.types import Batch
@@ -158,45 +155,28 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     init_key, step_key, check_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     state = jax.jit(lambda k: init(settings, model, k, problem.example(config)))(init_key)
-    step = make_step(settings, model)
-
-    def advance(state, data, key, num):
-        return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
-
-    advance = jax.jit(advance, static_argnums=3)
+    advance = training.scanned(make_step(settings, model), donate=False)
     check = jax.jit(make_check(settings, model, data.held_out, check_key))
-    total = settings.num_iterations
-    end = min(total, stop_at or total)
-    identity = {"stage": "teacher", "config": json.loads(config_lib.to_json(config)),
-                "versions": config_lib.versions(), "about": data.about}
-    directory = workdir / "teacher"
-    with (
-        checkpoint.Checkpoints(directory / "checkpoints") as checkpoints,
-        Log(workdir / "metrics.jsonl", "teacher", total) as log,
-    ):
-        if checkpoints.latest_step() is not None:
-            state = _restore(checkpoints, state)
-        done, stopped = int(state.step), _impatient(settings, state)
-        while done < end and not stopped:
-            after = min(*((done // every + 1) * every for every in (
-                config.run.steps_per_dispatch, settings.check_every, config.run.checkpoint_every)),
-                end)
-            state, metrics = advance(state, data.train, step_key, after - done)
-            metrics = jax.device_get(metrics)
-            check_finite(metrics, done, "teacher")
-            done = after
-            log.progress(done)
-            if done % settings.check_every == 0 or done == total:
-                state, found = check(state)
-                last = {"loss": metrics["loss"].mean(), "grad_norm": metrics["grad_norm"][-1]}
-                log.record(done, {**last, **jax.device_get(found)})
-                stopped = _impatient(settings, state)
-            if done % config.run.checkpoint_every == 0 or done == end or stopped:
-                checkpoints.save(done, _params(state), _training(state), data.scaler, identity)
-    if done == total or stopped:
-        write_json(directory / "finished.json", {
+
+    def look(state, done, metrics, log):
+        if done % settings.check_every == 0 or done == settings.num_iterations:
+            state, found = check(state)
+            last = {"loss": metrics["loss"].mean(), "grad_norm": metrics["grad_norm"][-1]}
+            log.record(done, {**last, **jax.device_get(found)})
+        return state
+
+    state, finished = training.run(
+        stage(settings), config, workdir, state,
+        lambda state, num: advance(state, data.train, step_key, num), look,
+        scaler=data.scaler, about={"about": data.about}, every=[settings.check_every],
+        stop_at=stop_at,
+    )
+    if finished:
+        done = int(state.step)
+        write_json(workdir / "teacher" / "finished.json", {
             "step": done, "held_out_loss": _number(state.best_loss),
-            "why": "no better held-out loss" if stopped else "all iterations done"})
+            "why": "all iterations done" if done == settings.num_iterations else
+                   "no better held-out loss"})
 
 
 def _number(value):
@@ -204,26 +184,24 @@ def _number(value):
     return value if math.isfinite(value) else None
 
 
-def _impatient(config, state) -> bool:
-    return bool(config.patience) and int(state.since_best) >= config.patience
-
-
 def finished(config: ConfigDict, workdir: Path) -> bool:
     """Whether the stage has nothing left to do."""
     return (workdir / "teacher" / "finished.json").exists()
 
 
-def _params(state: State) -> dict:
-    return {"ema": state.ema, "raw": state.params, "best": state.best}
+def stage(settings: ConfigDict) -> training.Stage:
+    """This stage for the shared loop; `settings` is `config.teacher`."""
 
+    def split(state):
+        params = {"ema": state.ema, "raw": state.params, "best": state.best}
+        rest = {"step": state.step, "opt": state.opt, "best_loss": state.best_loss,
+                "since_best": state.since_best}
+        return params, rest
 
-def _training(state: State) -> dict:
-    return {"step": state.step, "opt": state.opt, "best_loss": state.best_loss,
-            "since_best": state.since_best}
+    def join(params, rest):
+        return State(params=params["raw"], ema=params["ema"], best=params["best"], **rest)
 
+    def impatient(state):
+        return bool(settings.patience) and int(state.since_best) >= settings.patience
 
-def _restore(checkpoints, fresh: State) -> State:
-    params, train = checkpoints.restore_training(
-        checkpoint.abstract(_params(fresh)), checkpoint.abstract(_training(fresh))
-    )
-    return State(params=params["raw"], ema=params["ema"], best=params["best"], **train)
+    return training.Stage("teacher", settings.num_iterations, split, join, impatient)

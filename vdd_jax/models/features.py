@@ -39,4 +39,6 @@ def flat(context: Context, history: str, num_frequencies: int) -> jax.Array:
     for rows in (past, context.goal):
         parts.append(rows.reshape(*rows.shape[:-2], -1))
     parts.append(context.valid[..., :-1].astype(newest.dtype))
-    return jnp.concatenate(parts, axis=-1)
+    # Without the barrier XLA turns the first layer into one small product for each part, and the
+    # latency of a single action is mostly such overhead.
+    return jax.lax.optimization_barrier(jnp.concatenate(parts, axis=-1))

@@ -1,0 +1,84 @@
+"""The loop of every training stage: dispatches, log, checkpoints, resume."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from vdd_jax import checkpoint
+from vdd_jax import config as config_lib
+from vdd_jax.data import Scaler
+from vdd_jax.metrics import Log, check_finite
+
+
+class Stage(NamedTuple):
+    """What tells one training stage from another. A state has a `step`; the rest is its own."""
+
+    name: str  # of its directory in the workdir and of its lines in the log
+    iterations: int
+    split: Callable[[Any], tuple[dict, dict]]  # state → (parameters, what only a resume needs)
+    join: Callable[[dict, dict], Any]  # the inverse
+    finished: Callable[[Any], bool] = lambda state: False  # whether to stop before the end
+
+
+def scanned(step, donate: bool):
+    """`advance(state, data, key, num) → (state, metrics [num])`: `num` steps in one dispatch."""
+
+    def advance(state, data, key, num):
+        return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
+
+    return jax.jit(advance, static_argnums=3, donate_argnums=(0,) if donate else ())
+
+
+def run(
+    stage: Stage, config: ConfigDict, workdir: Path, state, advance, look, *, scaler: Scaler,
+    about: dict | None = None, every: Iterable[int] = (), marks: Iterable[int] = (),
+    stop_at: int | None = None,
+):
+    """Trains to `workdir/<stage.name>/checkpoints`, resuming what is there.
+
+    Args:
+      config: the whole configuration.
+      state: a fresh one.
+      advance: (state, number of steps) → (state, metrics of each step).
+      look: (state, steps done, metrics, log) → state, after each dispatch and before what is
+        saved then; a resume repeats it.
+      scaler, about: kept with the checkpoint, beside the configuration.
+      every: a dispatch also ends at the multiples of these.
+      marks: and at these steps.
+      stop_at: stop after this many iterations, as a kill would (for tests).
+
+    Returns:
+      The state, and whether it is the stage's last one.
+
+    Raises:
+      TrainingDiverged: at NaN or infinity.
+      CheckpointError: when the directory's checkpoint cannot be read.
+    """
+    end = min(stage.iterations, stop_at or stage.iterations)
+    every = (config.run.steps_per_dispatch, config.run.checkpoint_every, *every)
+    identity = {"stage": stage.name, "config": json.loads(config_lib.to_json(config)),
+                "versions": config_lib.versions(), **(about or {})}
+    with (
+        checkpoint.Checkpoints(workdir / stage.name / "checkpoints") as checkpoints,
+        Log(workdir / "metrics.jsonl", stage.name, stage.iterations) as log,
+    ):
+        if checkpoints.latest_step() is not None:
+            state = stage.join(*checkpoints.restore_training(
+                *map(checkpoint.abstract, stage.split(state))))
+        done = int(state.step)
+        while done < end and not stage.finished(state):
+            after = min(*((done // n + 1) * n for n in every), *(m for m in marks if m > done),
+                        end)
+            state, metrics = advance(state, after - done)
+            metrics = jax.device_get(metrics)
+            check_finite(metrics, done, stage.name)
+            done = after
+            log.progress(done)
+            state = look(state, done, metrics, log)
+            if done % config.run.checkpoint_every == 0 or done == end or stage.finished(state):
+                checkpoints.save(done, *stage.split(state), scaler, identity)
+    return state, done == stage.iterations or stage.finished(state)
