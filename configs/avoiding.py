@@ -1,6 +1,7 @@
 """Avoiding: demonstrations → diffusion teacher → mixture-of-experts student → episodes of both.
 
     python -m vdd_jax.main --config=configs/avoiding.py           recommended
+    python -m vdd_jax.main --config=configs/avoiding.py:vp        with a DDPM teacher
     python -m vdd_jax.main --config=configs/avoiding.py:smoke     a minute, for tests
 
 Without --config.task.demonstrations=DIR (official D3IL pickles) a scripted demonstrator drives
@@ -32,7 +33,11 @@ def get_config(variant: str = ""):
         gating_full=0.0, reallocations=0, clip_norm=1.0,
     )
     config.distill.noise.update(high=2.0, low=0.05, anneal_broad=0.2)
-    if variant == "smoke":
+    if variant == "vp":
+        config.teacher.update(schedule="ddpm_cosine", num_train_steps=32, prediction="eps")
+        config.teacher.noise.density = "steps"
+        config.distill.noise.low = 0.06  # t = 0 of the chain
+    elif variant == "smoke":
         config.task.episodes_per_mode = 1
         config.teacher.update(width=16, depth=1, num_iterations=20, batch_size=16, check_every=10)
         config.teacher.encoder_depth = 1
@@ -41,5 +46,5 @@ def get_config(variant: str = ""):
         config.evaluate.num_episodes = 8
         config.run.update(steps_per_dispatch=10, log_every=10, checkpoint_every=20)
     elif variant:
-        raise ValueError(f"configs/avoiding.py has the variant smoke, not {variant!r}")
+        raise ValueError(f"configs/avoiding.py has the variants vp and smoke, not {variant!r}")
     return config

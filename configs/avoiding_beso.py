@@ -36,8 +36,7 @@ def get_config(variant: str = ""):
     elif variant == "smoke":
         _smoke(config)
     elif variant:
-        raise ValueError(
-            f"configs/avoiding_beso.py has the variants paper and smoke, not {variant!r}")
+        raise ValueError(f"this configuration has the variants paper and smoke, not {variant!r}")
     return config
 
 

@@ -4,8 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import context
 
-from vdd_jax.data import Scaler, batch_at, first, fit_scaler, fit_trajectory_scaler, windows
+from vdd_jax.data import (
+    Scaler,
+    batch_at,
+    first,
+    fit_scaler,
+    fit_trajectory_scaler,
+    jitter,
+    windows,
+)
 from vdd_jax.types import Batch, Trajectory
 
 
@@ -208,3 +217,15 @@ def test_the_first_rows_of_a_tree():
     """Of every array in it."""
     batch = first(windows(episodes(5), fit_trajectory_scaler(episodes(5)), 2), 3)
     assert {len(v) for v in jax.tree.leaves(batch)} == {3}
+
+
+def test_jitter_moves_a_window_as_a_whole():
+    """Each window and number by a shift of its own, of the given spread; nothing else changes."""
+    given = context(batch=(2_000,), goal=1)
+    moved = jitter(given, 0.1, jax.random.key(0))
+    shift = np.asarray(moved.observations - given.observations)
+    np.testing.assert_allclose(shift, shift[:, :1].repeat(shift.shape[1], 1), atol=1e-5)
+    np.testing.assert_allclose(shift[:, 0].std(axis=0), 0.1, rtol=0.1)
+    np.testing.assert_allclose(np.corrcoef(shift[:, 0].T), np.eye(shift.shape[2]), atol=0.1)
+    assert all(np.array_equal(a, b) for name, a, b in zip(given._fields, given, moved, strict=True)
+               if name != "observations")

@@ -276,6 +276,33 @@ def test_the_best_so_far_and_how_long_ago():
     jax.tree.map(np.testing.assert_array_equal, best[-1], averages[1])
 
 
+@pytest.mark.parametrize("std", [0.0, 0.2])
+def test_the_windows_of_an_update_are_moved(std, monkeypatch):
+    """By `state_jitter`, and not at all by default: what the loss is given, update by update."""
+    seen = []
+
+    def make_loss(config, model):
+        def loss(params, batch, key, train):
+            seen.append(batch.observation.observations)
+            return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+
+        return loss
+
+    monkeypatch.setattr(train_teacher, "make_loss", make_loss)
+    config = settings(width=4, batch_size=64, state_jitter=std)
+    data = Batch(context(batch=(64,)), jnp.zeros((64, A)))
+    model = denoiser.build(config, A)
+    step = train_teacher.make_step(config, model)
+    state = train_teacher.init(config, model, KEY, jax.tree.map(lambda v: v[:1], data))
+    shifts = []
+    for number in range(2):
+        state, _ = step(state, data, KEY)
+        drawn = batch_at(data, jax.random.split(KEY)[0], number, 64).observation.observations
+        shifts.append(seen[number] - drawn)
+        np.testing.assert_allclose(shifts[-1].std(), std, rtol=0.2)
+    assert (std == 0) == bool(np.allclose(*shifts, atol=1e-5))
+
+
 def saved(workdir, step):
     """Every array of a checkpoint, by its place."""
     config = tiny_avoiding()

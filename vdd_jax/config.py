@@ -117,6 +117,10 @@ KEYS: dict[str, Key] = {
     "teacher.num_iterations": Key(12_000, "updates", **_at_least(1)),
     "teacher.batch_size": Key(512, "windows in an update", **_at_least(1)),
     "teacher.learning_rate": Key(2e-3, "of AdamW", **_POSITIVE),
+    "teacher.state_jitter": Key(
+        0.0, "standard deviation by which the windows of an update are moved, in scaled "
+        "observations: against over-fitting where there are few demonstrations", **_at_least(0),
+    ),
     "teacher.warmup": Key(200, "iterations in which the learning rate rises from 0",
                           **_at_least(0)),
     "teacher.decay": Key("cosine", "of the learning rate, to 0",

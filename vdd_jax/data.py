@@ -164,6 +164,14 @@ def batch_at(data: Batch, key: jax.Array, step: jax.Array, batch_size: int) -> B
     return jax.tree.map(lambda values: values[index], data)
 
 
+def jitter(context: Context, std: float, key: jax.Array) -> Context:
+    """Every window moved by N(0, std²) in each observed number, scaled; one shift for a whole
+    window: the past moves along, and the steps between observations stay what they were."""
+    seen = context.observations
+    shift = std * jax.random.normal(key, (*seen.shape[:-2], 1, seen.shape[-1]))
+    return context._replace(observations=seen + shift)
+
+
 def first(tree, n: int):
     """The first `n` rows of every array of a tree (a Batch, a Context, …)."""
     return jax.tree.map(lambda values: values[:n], tree)

@@ -286,13 +286,7 @@ def make_health(model, teacher, held_out: Batch, low: float, key: jax.Array):
 def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     """Distils to `workdir/distill`, resuming what is there; returns at once when it is finished.
 
-    Args:
-      config: the whole configuration.
-      stop_at: stop after this many iterations, as a kill would (for tests).
-
-    Raises:
-      TrainingDiverged: at NaN or infinity.
-      CheckpointError: when the directory's checkpoint cannot be read.
+    `config` is the whole one; for the rest and what is raised see `training.run`.
     """
     task = problem.build(config, workdir)
     check_noise(config.distill.noise, task.teacher)

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
 from vdd_jax import teachers
+from vdd_jax.data import jitter
 from vdd_jax.models.denoiser import encoder_as_trunk
 from vdd_jax.types import Batch
 
@@ -44,17 +45,14 @@ def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
     observation = jax.tree.map(
         lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), task.data.observation)
     key, jitter_key = jax.random.split(key)
-    # one shift for a whole window: the past moves along, and its steps stay what they were
-    seen = observation.observations
-    shift = config.distill.state_jitter * jax.random.normal(
-        jitter_key, (seen.shape[0], 1, seen.shape[2]))
-    shift = shift.at[: len(task.data.action)].set(0.0)  # the first of each K is as demonstrated
-    observation = observation._replace(observations=seen + shift)
+    moved = jitter(observation, config.distill.state_jitter, jitter_key).observations
+    moved = moved.at[: len(task.data.action)].set(task.data.observation.observations)
+    observation = observation._replace(observations=moved)  # of each K the first is as it was
     sampled = jax.jit(lambda observation, key: teachers.sample(
         task.teacher, task.teacher_config, observation, key,
         (len(observation.valid),), task.data.action.shape[-1]))
     parts = []
-    for i in range(0, len(seen), chunk):
+    for i in range(0, len(moved), chunk):
         part = jax.tree.map(lambda v: v[i : i + chunk], observation)  # noqa: B023
         parts.append(sampled(part, jax.random.fold_in(key, i)))
     return Batch(observation, jnp.concatenate(parts))

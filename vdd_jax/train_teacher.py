@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from vdd_jax import problem, training
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import noise_density, objectives, preconditioning
-from vdd_jax.data import batch_at
+from vdd_jax.data import batch_at, jitter
 from vdd_jax.models import denoiser
 from vdd_jax.teachers import make_schedule
 from vdd_jax.types import Batch
@@ -105,8 +105,12 @@ def make_step(config: ConfigDict, model):
     def step(state: State, data: Batch, key: jax.Array):
         batch_key, noise_key = jax.random.split(key)
         batch = batch_at(data, batch_key, state.step, config.batch_size)
-        value, grads = jax.value_and_grad(loss)(
-            state.params, batch, jax.random.fold_in(noise_key, state.step), True)
+        key = jax.random.fold_in(noise_key, state.step)
+        if config.state_jitter:
+            key, jitter_key = jax.random.split(key)
+            batch = batch._replace(
+                observation=jitter(batch.observation, config.state_jitter, jitter_key))
+        value, grads = jax.value_and_grad(loss)(state.params, batch, key, True)
         updates, opt_state = opt.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         # the average forgets its start: early on it follows faster than its decay says
@@ -141,13 +145,7 @@ def make_check(config: ConfigDict, model, held_out: Batch, key: jax.Array):
 def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     """Trains to `workdir/teacher`, resuming what is there; returns at once when it is finished.
 
-    Args:
-      config: the whole configuration.
-      stop_at: stop after this many iterations, as a kill would (for tests).
-
-    Raises:
-      TrainingDiverged: at NaN or infinity.
-      CheckpointError: when the directory's checkpoint cannot be read.
+    `config` is the whole one; for the rest and what is raised see `training.run`.
     """
     settings = config.teacher
     data = problem.data(config)
