@@ -319,6 +319,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
                 log.note(f"step {done}: a redundant expert was moved")
         if done % config.run.log_every == 0 or done == total:
             last = {k: v[-1] for k, v in metrics.items() if k != "expert_surrogate"}
+            if not last.get("gating_loss"):  # 0: not learned yet, or by the likelihood alone
+                last.pop("gating_loss", None)
             log.record(done, {**last, **jax.device_get(health(state.params))})
         if done in snapshot_steps:
             _save_snapshot(model, state, task, workdir, done)
