@@ -27,11 +27,13 @@ def get_config(variant: str = ""):
     # which finds the rare actions by which ways part, then its bounds are minimised beside that;
     # each expert counts where it is used.
     config.distill.update(
-        num_iterations=10_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
+        num_iterations=15_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
+        learning_rate=1e-3, gating_learning_rate=1e-3,
         actions="teacher", teacher_samples=6, state_jitter=0.03, batch_size=128,
         samples_per_state=1, likelihood_weight=1.0, weight_by_gating=True, gating_start=0.0,
         gating_full=0.0, reallocations=0, clip_norm=1.0,
     )
+    config.policy.min_weight = 0.01  # rarer experts are the ones that end at a cylinder
     config.distill.noise.update(high=2.0, low=0.05, anneal_broad=0.2)
     if variant == "vp":
         config.teacher.update(schedule="ddpm_cosine", num_train_steps=32, prediction="eps")

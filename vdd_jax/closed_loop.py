@@ -50,15 +50,12 @@ def of_teacher(config: ConfigDict, teacher: Teacher, settings: ConfigDict, scale
     return _in_scaled_space(config, scaler, act, goals)
 
 
-def of_student(config: ConfigDict, apply, params, scaler: Scaler, how: str, goals=None):
-    """The student; `how` as in `policy.Policy.act`."""
+def of_student(config: ConfigDict, apply, params, scaler: Scaler, how: str, goals=None,
+               min_weight: float = 0.0):
+    """The student; `how` and `min_weight` as in `core.mixture.act`."""
 
     def act(context, key):
-        q = apply({"params": params}, context)
-        if how == "sampled_mean":
-            return mixture.mean_of_sampled(q, key)
-        return mixture.mean_of_most_likely(q) if how == "most_likely_mean" else (
-            mixture.sample(q, key))
+        return mixture.act(apply({"params": params}, context), key, how, min_weight)
 
     return _in_scaled_space(config, scaler, act, goals)
 

@@ -265,6 +265,11 @@ KEYS: dict[str, Key] = {
         0.5, "annealed: share of the states whose level is log-uniform between the path and "
         "high: coarse noise sees the modes and weights that fine noise cannot", **_FRACTION,
     ),
+    # ---- acting
+    "policy.min_weight": Key(
+        0.0, "experts whose gating weight is below this are not drawn when the policy acts "
+        "(ε-sampling); its density keeps them", lambda v: 0 <= v < 1, "in [0, 1)",
+    ),
     # ---- evaluation
     "evaluate.num_samples": Key(20_000, "samples behind each KL", **_at_least(1)),
     "evaluate.num_observations": Key(64, "held-out observations they are spread over",

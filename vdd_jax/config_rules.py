@@ -71,6 +71,10 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
         errors.append("config.teacher.sigma_min is not below config.teacher.sigma_max")
     if c["teacher.noise.density"] == "steps" and not c["teacher.schedule"].startswith("ddpm"):
         errors.append("config.teacher.noise.density is 'steps', which needs a 'ddpm_…' schedule")
+    if c["policy.min_weight"] * c["student.num_experts"] >= 1:
+        errors.append(f"config.policy.min_weight is {c['policy.min_weight']:g}, but equal weights "
+                      f"of {c['student.num_experts']} experts (config.student.num_experts) are not "
+                      "above it: none might be left")
     if c["distill.gating_full"] < c["distill.gating_start"]:
         errors.append("config.distill.gating_full is before config.distill.gating_start")
     if c["distill.reallocate_until"] < c["distill.reallocate_from"]:

@@ -1,7 +1,7 @@
 """Learned teachers and their students in the task's simulator, in the same conditions.
 
 Three actors drive `config.evaluate.num_episodes` episodes with the same starts: the teacher, the
-teacher with one network call, and the student (three ways of acting). Beside that, without the
+teacher with one network call, and the student (in several ways of acting). Beside that, without the
 simulator: likelihood of held-out actions, distance of the action samples from the teacher's
 against the distance of two sets of the teacher's own, and the latency of one action.
 """
@@ -18,13 +18,13 @@ from vdd_jax import closed_loop, policy, problem, teachers
 from vdd_jax.core import distances, mixture, samplers
 from vdd_jax.data import first
 from vdd_jax.metrics import table
-from vdd_jax.policy import ACTING
 from vdd_jax.tasks import TASKS
 
 STATES = 256  # held-out states behind the distances
 SAMPLES = 256  # actions at each
 TIMED_CALLS = 300
 MAIN = "sampled_mean"  # the way of acting that a report puts first (the paper's)
+EVERY = "sampled_mean_of_every_expert"  # without config.policy.min_weight
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict, dict]:
@@ -46,9 +46,13 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict, dict]:
     actors = {
         "teacher": closed_loop.of_teacher(**common),
         "one_step_teacher": closed_loop.of_teacher(**common, num_steps=1),
-        **{way: closed_loop.of_student(config, student.apply, student.params, student.scaler, way,
-                                       goals) for way in ACTING},
     }
+    ways = {way: (way, student.min_weight) for way in mixture.ACTING}
+    if student.min_weight:
+        ways[EVERY] = (MAIN, 0.0)
+    for name, (way, min_weight) in ways.items():
+        actors[name] = closed_loop.of_student(
+            config, student.apply, student.params, student.scaler, way, goals, min_weight)
     window = (config.task.window, task.spec.observation_dim)
     found, episodes = {}, {}
     for name, actor in actors.items():
@@ -65,10 +69,10 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict, dict]:
         "kind": "learned", "description": describe(settings), "sampler": how.kind,
         "demonstrations": task.about, "simulator": simulator.SIMULATOR,
     }
-    students = {way: found.pop(way) for way in ACTING}
+    students = {way: found.pop(way) for way in ways}
     result = {
-        "acting": MAIN, **students[MAIN], "network_calls": 1,
-        "other_ways_of_acting": {w: students[w] for w in ACTING if w != MAIN},
+        "acting": MAIN, "min_weight": student.min_weight, **students[MAIN], "network_calls": 1,
+        "other_ways_of_acting": {w: students[w] for w in ways if w != MAIN},
         "num_experts": config.student.num_experts,
         **against_samples(config, task, student, sample_key),
     }

@@ -20,8 +20,6 @@ from vdd_jax.core import mixture as mixtures
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.data import Scaler
 
-ACTING = ("sampled_mean", "most_likely_mean", "sample")
-
 
 class History(NamedTuple):
     """What a policy with a window or a goal is given, in the task's units; NumPy or JAX."""
@@ -50,19 +48,15 @@ class Policy:
     window: int = struct.field(pytree_node=False, default=0)  # T; 0: no windows
     chunk: int = struct.field(pytree_node=False, default=1)  # H
     goal_length: int = struct.field(pytree_node=False, default=0)  # G
+    min_weight: float = struct.field(pytree_node=False, default=0.0)  # see core.mixture.act
 
     def mixture(self, observation) -> Mixture:
         """q(·|s) with batch axes `[...]`, over actions of A · H numbers."""
         return _mixture(self, self._checked(observation))
 
     def act(self, observation, key: jax.Array, how: str = "sampled_mean") -> jax.Array:
-        """An action `[..., A]` or `[..., H, A]`.
-
-        `how`: 'sampled_mean', the mean of an expert drawn from the gating (as in the paper);
-        'most_likely_mean', that of the likeliest expert; 'sample', a sample of q(a|s).
-        """
-        if how not in ACTING:
-            raise ValueError(f"how is one of {', '.join(ACTING)}, not {how!r}")
+        """An action `[..., A]` or `[..., H, A]`; `how` as in `core.mixture.act`. Experts below
+        the policy's `min_weight` are not drawn; every other method is of the whole q(a|s)."""
         return _act(self, self._checked(observation), key, how)
 
     def sample(self, observation, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -142,13 +136,7 @@ def _as_chunk(policy: Policy, action):
 @functools.partial(jax.jit, static_argnames="how")
 def _act(policy: Policy, observation, key, how):
     q = _mixture(policy, observation)
-    if how == "sampled_mean":
-        action = mixtures.mean_of_sampled(q, key)
-    elif how == "most_likely_mean":
-        action = mixtures.mean_of_most_likely(q)
-    else:
-        action = mixtures.sample(q, key)
-    return _as_chunk(policy, action)
+    return _as_chunk(policy, mixtures.act(q, key, how, policy.min_weight))
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -189,7 +177,8 @@ def load(workdir: str | Path) -> Policy:
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example)["params"])
         place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = checkpoints.restore_params(checkpoint.abstract(shapes, place))
-    sizes = () if problem.is_analytic(settings) else (
-        settings.task.window, settings.task.chunk, settings.task.goal_length)
-    return Policy(params, scaler, model.apply, spec.observation_dim, spec.action_dim, *sizes)
+    sizes = {} if problem.is_analytic(settings) else {
+        name: settings.task[name] for name in ("window", "chunk", "goal_length")}
+    return Policy(params, scaler, model.apply, spec.observation_dim, spec.action_dim,
+                  min_weight=settings.policy.min_weight, **sizes)
 

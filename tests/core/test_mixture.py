@@ -312,3 +312,22 @@ def test_uniform_weights_and_the_wrong_action_size():
     for function in (mixture.log_prob, mixture.log_responsibilities):
         with pytest.raises(ValueError, match="the action has 1 numbers.*actions of 2"):
             function(m, jnp.zeros((4, 1)))
+
+
+def test_acting_draws_no_expert_below_the_least_weight():
+    """Means and samples alike; the others keep their ratios; 0 keeps all; the density is whole."""
+    weights = jnp.array([0.6, 0.3, 0.08, 0.02])
+    q = Mixture(jnp.log(weights), 10.0 * jnp.arange(4.0)[:, None], jnp.full((4, 1), 0.1))
+    keys = jax.random.split(jax.random.key(0), 4_000)
+    for how in ("sampled_mean", "sample"):
+        for least, expected in ((0.0, weights), (0.05, jnp.array([0.6, 0.3, 0.08, 0.0]) / 0.98)):
+            acted = jax.jit(jax.vmap(
+                lambda k, how=how, least=least: mixture.act(q, k, how, least)))(keys)
+            share = np.bincount(np.round(np.asarray(acted)[:, 0] / 10).astype(int), minlength=4)
+            np.testing.assert_allclose(share / 4_000, expected, atol=0.025)
+            assert (share[3] == 0) == (least > 0)
+    cut = mixture.truncate(q, 0.05)
+    np.testing.assert_allclose(np.exp(cut.log_weights), expected, rtol=1e-5)
+    np.testing.assert_array_equal(mixture.act(q, keys[0], "most_likely_mean", 0.05), [0.0])
+    with pytest.raises(ValueError, match="sampled_mean, most_likely_mean, sample, not 'mode'"):
+        mixture.act(q, keys[0], "mode")
