@@ -66,7 +66,7 @@ def test_every_key_is_used():
         "parent", "name", "action_dim", "per_step"}  # by the task, and for joint distillation
     assert students == fields
     root = Path(vdd_jax.__file__).parent
-    source = "\n".join(f.read_text() for f in root.rglob("*.py") if f.name != "config.py")
+    source = "\n".join(f.read_text() for f in root.rglob("*.py") if f.name != "config_keys.py")
     unread = [k for k in KEYS if not re.search(rf"\.{k.rsplit('.', 1)[-1]}\b", source)]
     assert not unread
 
@@ -167,6 +167,8 @@ def test_the_nearest_key_is_named(wrong, right):
     (dict(distill__noise__kind="discrete"), ("'discrete'", "noise.steps", "empty")),
     (dict(student__independent=True, student__trunk_depth=0, task__observation_dim=2),
      ("student.independent", "trunk_depth is 0")),
+    (dict(policy__min_weight=0.2, student__num_experts=5),
+     ("policy.min_weight is 0.2", "5 experts", "none might be left")),
     (dict(distill__gating_steps=0), ("gating is 'learned'", "gating_steps is 0")),
 ])
 def test_inconsistent_values_are_refused(values, words):

@@ -47,8 +47,10 @@ def test_the_report(finished_avoiding):
                                           "sampler", "demonstrations", "simulator"}
     assert set(one_step) == OF_EPISODES | {"latency_ms", "network_calls"}
     assert set(student) == OF_EPISODES | OF_SAMPLES | {
-        "latency_ms", "network_calls", "acting", "other_ways_of_acting", "num_experts"}
-    assert set(student["other_ways_of_acting"]) == {"most_likely_mean", "sample"}
+        "latency_ms", "network_calls", "acting", "min_weight", "other_ways_of_acting",
+        "num_experts"}
+    assert student["min_weight"] == 0.1
+    assert set(student["other_ways_of_acting"]) == {"most_likely_mean", "sample", closed.EVERY}
     assert all(set(v) == OF_EPISODES for v in student["other_ways_of_acting"].values())
     assert (teacher["kind"], student["acting"]) == ("learned", "sampled_mean")
     calls = teacher["network_calls"], one_step["network_calls"], student["network_calls"]
@@ -84,7 +86,7 @@ def test_the_episodes_are_kept(finished_avoiding):
     with np.load(finished_avoiding.workdir / "episodes.npz") as kept:
         actors = {name.split(".")[0] for name in kept.files}
         assert actors == {"teacher", "one_step_teacher", "sampled_mean", "most_likely_mean",
-                          "sample"}
+                          "sample", closed.EVERY}
         starts = [kept[f"{name}.observations"][:, 0] for name in actors]
         for start in starts:
             np.testing.assert_array_equal(start, starts[0])

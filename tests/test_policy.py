@@ -101,6 +101,22 @@ def test_the_likeliest_is_not_always_the_first(policy):
             np.testing.assert_allclose(sure.act(OBSERVATION, KEY, how), q.means[best], rtol=1e-4)
 
 
+def test_the_least_weight_of_acting(policy, finished_avoiding):
+    """It is the configuration's; a rarer expert never acts, and still counts in the density."""
+    assert policy_lib.load(finished_avoiding.workdir).min_weight == 0.1
+    logits = policy.params["gating"]["logits"]
+    bias = jnp.log(jnp.array([0.9, 0.1])) + 0 * logits["bias"]
+    params = {**policy.params, "gating": {**policy.params["gating"], "logits": {
+        "kernel": 0 * logits["kernel"], "bias": bias}}}
+    whole, cut = (policy.replace(params=params, min_weight=w) for w in (0.0, 0.2))
+    means = whole.mixture(OBSERVATION).means
+    many = np.broadcast_to(OBSERVATION, (200, 1))
+    rare = [np.isclose(p.act(many, KEY), means[1], atol=1e-5).all(axis=1).mean()
+            for p in (whole, cut)]
+    assert 0.03 < rare[0] < 0.2 and rare[1] == 0
+    np.testing.assert_array_equal(*(p.log_prob(OBSERVATION, means[1]) for p in (whole, cut)))
+
+
 def test_randomness_is_the_keys(policy):
     """The same key, the same action; another key, another; every element of a batch its own."""
     many = np.broadcast_to(OBSERVATION, (20, 1))

@@ -31,6 +31,7 @@ def tiny_avoiding(**values) -> ConfigDict:
     config.student.update(fourier=1, heads=2)
     config.distill.update(batch_size=4, reallocations=1)
     config.distill.noise.low = 0.05
+    config.policy.min_weight = 0.1
     config.evaluate.num_episodes = 3
     return changed(config, **values)
 

@@ -1,4 +1,4 @@
-"""How configuration keys must fit together; what one key may be stands in `config.py`."""
+"""How configuration keys must fit together; what one key may be stands in `config_keys.py`."""
 
 from typing import Any
 

@@ -136,7 +136,7 @@ class Gating(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """q(a|s). See the file's head; every size is documented in `vdd_jax.config`."""
+    """q(a|s). See the file's head; every size is documented in `vdd_jax.config_keys`."""
 
     action_dim: int
     num_experts: int

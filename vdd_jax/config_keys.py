@@ -1,0 +1,279 @@
+"""Every configuration key, once: its default, what it means, what it may be.
+
+Noise levels are ratios σ/α in units of the scaled action (see `vdd_jax.core.schedules`), so that
+1 is about the spread of the data.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vdd_jax.core import noise_density, objectives, preconditioning, samplers
+from vdd_jax.types import HISTORIES
+
+
+class Key(NamedTuple):
+    default: Any
+    meaning: str
+    allowed: Callable[[Any], bool] | tuple = lambda value: True
+    expected: str = ""  # what `allowed` asks for, in words
+
+
+def _at_least(low):
+    return {"allowed": lambda v: v >= low, "expected": f"at least {low}"}
+
+
+def _one_of(*values):
+    return {"allowed": values, "expected": f"one of {', '.join(map(repr, values))}"}
+
+
+_POSITIVE = {"allowed": lambda v: v > 0, "expected": "greater than 0"}
+_FRACTION = {"allowed": lambda v: 0 <= v <= 1, "expected": "between 0 and 1"}
+_BACKBONE = _one_of("mlp", "residual_mlp")
+_ACTIVATION = _one_of("gelu", "mish", "relu", "silu", "tanh")
+_SHARE = {"allowed": lambda v: 0 <= v < 1, "expected": "in [0, 1)"}
+
+KEYS: dict[str, Key] = {
+    "seed": Key(0, "root of all randomness", **_at_least(0)),
+    "stages": Key(
+        ("distill", "evaluate"), "what to run, in order",
+        lambda v: len(v) > 0 and set(v) <= {"train_teacher", "distill", "evaluate"},
+        "a non-empty subset of 'train_teacher', 'distill', 'evaluate'",
+    ),
+    # ---- the task
+    "task.name": Key("toy", "which task", **_one_of("toy", "toy1d", "avoiding")),
+    "task.observation_dim": Key(0, "toy: numbers in an observation; 0: a fixed target",
+                                **_at_least(0)),
+    "task.num_modes": Key(8, "toy: Gaussians in the target", **_at_least(1)),
+    "task.radius": Key(2.0, "toy: radius of the ring, half width of the row", **_POSITIVE),
+    "task.mode_std": Key(0.5, "toy: standard deviation of a Gaussian", **_POSITIVE),
+    "task.mode_weights": Key(
+        (), "toy: one weight a mode, summing to 1; empty: equal weights",
+        lambda v: not v or (min(v) > 0 and abs(sum(v) - 1) < 1e-3),
+        "positive numbers that sum to 1",
+    ),
+    "task.num_demonstrations": Key(50_000, "toy: state-action pairs drawn from the target",
+                                   **_at_least(2)),
+    "task.scaler": Key(
+        "standard", "'standard': actions and observations to mean 0, std 1; 'none': as they are",
+        **_one_of("standard", "none"),
+    ),
+    "task.demonstrations": Key(
+        "", "directory of the task's official recordings; empty: the scripted demonstrator drives"
+    ),
+    "task.episodes_per_mode": Key(20, "of the scripted demonstrator", **_at_least(1)),
+    "task.held_out": Key(0.1, "share of the trajectories that are never trained on",
+                         lambda v: 0 < v < 1, "between 0 and 1"),
+    "task.window": Key(1, "T, observations that a policy sees", **_at_least(1)),
+    "task.chunk": Key(1, "H, actions that a policy gives at once", **_at_least(1)),
+    "task.execute_steps": Key(1, "actions of a chunk executed before the policy is asked again",
+                              **_at_least(1)),
+    "task.goal_length": Key(0, "G, last observations of an episode given as its goal; 0: no goal",
+                            **_at_least(0)),
+    # ---- the teacher, where it is learned
+    "teacher.workdir": Key(
+        "", "a run whose teacher is used, with its own settings: the other keys of teacher.* are "
+        "not looked at then; empty: this run's own"
+    ),
+    "teacher.schedule": Key(
+        "ve", "noise: 've' (as BESO); 'vp_cosine', 'vp_linear' (continuous); 'ddpm_cosine', "
+        "'ddpm_linear' (num_train_steps steps); 'flow' (flow matching)",
+        **_one_of("ve", "vp_cosine", "vp_linear", "ddpm_cosine", "ddpm_linear", "flow"),
+    ),
+    "teacher.sigma_min": Key(0.05, "ve: smallest noise level", **_POSITIVE),
+    "teacher.sigma_max": Key(5.0, "ve: largest noise level", **_POSITIVE),
+    "teacher.num_train_steps": Key(16, "ddpm: steps of the chain", **_at_least(2)),
+    "teacher.prediction": Key("karras", "of the network, see core/preconditioning.py",
+                              **_one_of(*preconditioning.PREDICTIONS)),
+    "teacher.sigma_data": Key(1.0, "spread of the scaled actions", **_POSITIVE),
+    "teacher.noise.density": Key("log_normal", "of the noise in training",
+                                 **_one_of(*noise_density.DENSITIES)),
+    "teacher.noise.mean": Key(-0.7, "log_normal, log_logistic: location of log(σ/α)"),
+    "teacher.noise.scale": Key(1.0, "log_normal, log_logistic: scale of log(σ/α)", **_POSITIVE),
+    "teacher.backbone": Key("mlp", "kind of network", **_one_of("mlp", "transformer")),
+    "teacher.window": Key(
+        "last", "transformer: 'last': the newest action is diffused; 'all': all actions of the "
+        "window together, as published", **_one_of("last", "all"),
+    ),
+    "teacher.width": Key(256, "features", **_at_least(1)),
+    "teacher.depth": Key(3, "blocks", **_at_least(1)),
+    "teacher.encoder_depth": Key(2, "mlp: blocks that see the observations alone", **_at_least(0)),
+    "teacher.heads": Key(4, "transformer: attention heads", **_at_least(1)),
+    "teacher.history": Key("differences", "how the window is shown, see models/features.py",
+                           **_one_of(*HISTORIES)),
+    "teacher.fourier": Key(4, "K, Fourier frequencies of each observed number; 0: none",
+                           **_at_least(0)),
+    "teacher.dropout": Key(0.0, "of the features", **_SHARE),
+    "teacher.attention_dropout": Key(0.0, "transformer: of the attention", **_SHARE),
+    "teacher.activation": Key("silu", "mlp: between layers", **_ACTIVATION),
+    "teacher.num_iterations": Key(12_000, "updates", **_at_least(1)),
+    "teacher.batch_size": Key(512, "windows in an update", **_at_least(1)),
+    "teacher.learning_rate": Key(2e-3, "of AdamW", **_POSITIVE),
+    "teacher.state_jitter": Key(
+        0.0, "standard deviation by which the windows of an update are moved, in scaled "
+        "observations: against over-fitting where there are few demonstrations", **_at_least(0),
+    ),
+    "teacher.warmup": Key(200, "iterations in which the learning rate rises from 0",
+                          **_at_least(0)),
+    "teacher.decay": Key("cosine", "of the learning rate, to 0",
+                         **_one_of("constant", "linear", "cosine")),
+    "teacher.weight_decay": Key(1e-4, "of AdamW, on weight matrices", **_at_least(0)),
+    "teacher.clip_norm": Key(1.0, "clip the gradient's global norm; 0: do not", **_at_least(0)),
+    "teacher.ema": Key(0.999, "decay of the moving average that is the teacher", **_SHARE),
+    "teacher.check_every": Key(1_000, "iterations between two looks at the held-out loss",
+                               **_at_least(1)),
+    "teacher.patience": Key(
+        0, "stop after this many looks without a better held-out loss; 0: never",
+        **_at_least(0),
+    ),
+    "teacher.select": Key(
+        "last", "which parameters are the teacher: 'last' moving average; 'raw' last parameters; "
+        "'held_out_loss': the moving average of least held-out loss",
+        **_one_of("last", "raw", "held_out_loss"),
+    ),
+    "teacher.sampler.kind": Key("euler_ancestral", "see core/samplers.py",
+                                **_one_of(*samplers.SAMPLERS)),
+    "teacher.sampler.num_steps": Key(8, "network calls for an action (heun: almost twice)",
+                                     **_at_least(1)),
+    "teacher.sampler.spacing": Key("karras", "of the noise levels",
+                                   **_one_of("karras", "log", "time")),
+    "teacher.sampler.clip": Key(0.0, "bound on the denoised action, scaled; 0: none",
+                                **_at_least(0)),
+    # ---- the student
+    "student.num_experts": Key(8, "Z, components of the mixture", **_at_least(1)),
+    "student.covariance": Key("full", "of an expert", **_one_of("full", "diagonal")),
+    "student.independent": Key(False, "every expert has a trunk of its own, parameters stacked"),
+    "student.trunk": Key("mlp", "kind of trunk; 'transformer' over [goal, observations]",
+                         **_one_of("mlp", "residual_mlp", "transformer")),
+    "student.trunk_width": Key(64, "features of the trunk", **_at_least(1)),
+    "student.trunk_depth": Key(2, "layers or residual blocks; 0: no trunk", **_at_least(0)),
+    "student.head": Key("mlp", "kind of expert head", **_BACKBONE),
+    "student.head_width": Key(64, "width of an expert's head", **_at_least(1)),
+    "student.head_depth": Key(1, "layers or residual blocks of a head", **_at_least(0)),
+    "student.activation": Key("mish", "between layers", **_ACTIVATION),
+    "student.history": Key("differences", "how the window is shown, see models/features.py",
+                           **_one_of(*HISTORIES)),
+    "student.fourier": Key(4, "K, Fourier frequencies of each observed number of a window",
+                           **_at_least(0)),
+    "student.heads": Key(4, "transformer trunk: attention heads", **_at_least(1)),
+    "student.dropout": Key(0.0, "transformer trunk: of the features", **_SHARE),
+    "student.attention_dropout": Key(0.0, "transformer trunk: of the attention", **_SHARE),
+    "student.gating": Key("learned", "q(z|s)", **_one_of("uniform", "learned")),
+    "student.gating_width": Key(64, "width of the gating's MLP", **_at_least(1)),
+    "student.gating_depth": Key(2, "layers of the gating's MLP", **_at_least(0)),
+    "student.init_spread": Key(1.0, "expert means start uniform in ± this (scaled action)",
+                               **_at_least(0)),
+    "student.init_std": Key(1.0, "standard deviation of an expert at the start", **_POSITIVE),
+    "student.std_floor": Key(
+        1e-4, "least standard deviation of an expert in any direction (eigenvalue floor)",
+        **_at_least(0),
+    ),
+    # ---- distillation
+    "distill.num_iterations": Key(8_000, "expert and gating updates", **_at_least(1)),
+    "distill.batch_size": Key(64, "B, states in an update", **_at_least(1)),
+    "distill.samples_per_state": Key(4, "V, actions drawn from each expert at each state",
+                                     **_at_least(1)),
+    "distill.window": Key(
+        "last", "'last': the newest action, the past ones of the window given; 'joint': all "
+        "actions of a window together, as published (transformers; teacher.window = 'all')",
+        **_one_of("last", "joint"),
+    ),
+    "distill.trunk_from_teacher": Key(
+        False, "the student's trunk starts as what encodes the observations in the teacher (both "
+        "residual MLPs of the same sizes)",
+    ),
+    "distill.warm_start": Key(
+        0.0, "fraction of the iterations, from the first, in which the diffused student is fitted "
+        "by likelihood to actions of the teacher before its bounds are minimised", **_FRACTION,
+    ),
+    "distill.warm_batch_size": Key(0, "B in the warm start, which costs less; 0: batch_size",
+                                   **_at_least(0)),
+    "distill.actions": Key(
+        "demonstrations", "what gating and warm start learn from: 'demonstrations', or samples of "
+        "the 'teacher' at the demonstrated states (learned teachers)",
+        **_one_of("demonstrations", "teacher"),
+    ),
+    "distill.teacher_samples": Key(4, "actions = 'teacher': K, at each state", **_at_least(1)),
+    "distill.state_jitter": Key(
+        0.0, "actions = 'teacher': standard deviation by which all but the first of the K copies "
+        "of a state are moved before the teacher is asked, in scaled observations: the student "
+        "learns what the teacher does beside the demonstrations too", **_at_least(0),
+    ),
+    "distill.likelihood_weight": Key(
+        0.0, "weight of −log q_σ of the teacher's actions beside the experts' bounds: the forward "
+        "KL, which forgets no mode, beside the reverse one", **_at_least(0),
+    ),
+    "distill.weighting": Key(
+        "kl", "of noise levels: 'kl', every KL(q_σ‖π_σ) counts alike; 'denoiser', times (σ/α)², "
+        "so that gradients are differences of denoised actions", **_one_of("kl", "denoiser"),
+    ),
+    "distill.bound": Key("diffused", "where the teacher is asked, see core/objectives.py",
+                         **_one_of(*objectives.BOUNDS)),
+    "distill.entropy": Key("path", "estimator of an expert's entropy, see core/objectives.py",
+                           **_one_of(*objectives.ENTROPIES)),
+    "distill.expert_steps": Key(1, "expert updates in an iteration", **_at_least(1)),
+    "distill.gating_steps": Key(1, "gating updates in an iteration", **_at_least(0)),
+    "distill.weight_by_gating": Key(False, "weight an expert's bound by q(z|s)"),
+    "distill.gating_start": Key(0.1, "fraction of the iterations after which the gating learns",
+                                **_FRACTION),
+    "distill.gating_full": Key(
+        0.4, "fraction of the iterations after which the gating's target is the responsibilities "
+        "alone; from gating_start on, their share rises and that of uniform weights falls",
+        **_FRACTION,
+    ),
+    "distill.gating_diffused": Key(
+        True, "the gating's responsibilities are those of the diffused student at noised actions"
+    ),
+    "distill.reallocations": Key(
+        8, "times at which one redundant expert may be moved to an uncovered mode, or to halve "
+        "an expert stretched over several (vdd_jax/reallocate.py); 0: never", **_at_least(0),
+    ),
+    # .3 to .65 in eight: multiples of 5 %, so that dispatches keep one length and one program
+    "distill.reallocate_from": Key(0.3, "fraction of the iterations at the first", **_FRACTION),
+    "distill.reallocate_until": Key(0.65, "fraction of the iterations at the last", **_FRACTION),
+    "distill.learning_rate": Key(2e-3, "of the experts (Adam)", **_POSITIVE),
+    "distill.gating_learning_rate": Key(2e-3, "of the gating (Adam)", **_POSITIVE),
+    "distill.schedule": Key("cosine", "of both learning rates, each over its own updates, to 0",
+                            **_one_of("constant", "linear", "cosine")),
+    "distill.clip_norm": Key(0.0, "clip the gradient's global norm; 0: do not", **_at_least(0)),
+    "distill.noise.kind": Key(
+        "annealed", "noise level of an update: 'fixed' at high; 'uniform' in [low, high] for "
+        "each state; 'discrete' uniform over `steps`; 'annealed' from high to low",
+        **_one_of("fixed", "uniform", "discrete", "annealed"),
+    ),
+    "distill.noise.high": Key(2.0, "largest noise level, σ/α", **_POSITIVE),
+    "distill.noise.low": Key(0.005, "smallest noise level, σ/α", **_POSITIVE),
+    "distill.noise.steps": Key(
+        (), "discrete: times of the teacher's schedule",
+        lambda v: all(math.isfinite(t) and t >= 0 for t in v), "numbers of at least 0",
+    ),
+    "distill.noise.anneal_shape": Key("geometric", "path from high to low",
+                                      **_one_of("linear", "geometric")),
+    "distill.noise.anneal_end": Key(
+        0.7, "fraction of the iterations after which the level stays low",
+        lambda v: 0 < v <= 1, "in (0, 1]",
+    ),
+    "distill.noise.anneal_broad": Key(
+        0.5, "annealed: share of the states whose level is log-uniform between the path and "
+        "high: coarse noise sees the modes and weights that fine noise cannot", **_FRACTION,
+    ),
+    # ---- acting
+    "policy.min_weight": Key(
+        0.0, "experts whose gating weight is below this are not drawn when the policy acts "
+        "(ε-sampling); its density keeps them", lambda v: 0 <= v < 1, "in [0, 1)",
+    ),
+    # ---- evaluation
+    "evaluate.num_samples": Key(20_000, "samples behind each KL", **_at_least(1)),
+    "evaluate.num_observations": Key(64, "held-out observations they are spread over",
+                                     **_at_least(1)),
+    "evaluate.num_episodes": Key(480, "episodes of each actor in the task's simulator",
+                                 **_at_least(1)),
+    # ---- how to run: nothing here changes a result
+    "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
+                                  **_at_least(1)),
+    "run.log_every": Key(1_000, "iterations between two lines of metrics", **_at_least(1)),
+    "run.checkpoint_every": Key(2_000, "iterations between two checkpoints", **_at_least(1)),
+    "run.num_snapshots": Key(6, "mixtures kept over training for the figure; 0: none",
+                             **_at_least(0)),
+    "run.figures": Key(True, "draw figures (needs the plot extra)"),
+}
