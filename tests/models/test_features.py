@@ -32,9 +32,9 @@ def test_flat_differences(window, goal):
 
 
 def test_flat_absolute():
-    """The observations before the newest in place of the steps."""
+    """The observations before the newest in place of the steps; zeros where none was made."""
     c = context(goal=1, missing=1)
-    expected = np.concatenate([c.observations[:, -1], c.observations[:, 0], c.observations[:, 1],
+    expected = np.concatenate([c.observations[:, -1], np.zeros((B, OBS)), c.observations[:, 1],
                                c.goal[:, 0], c.valid[:, :-1]], axis=-1)
     np.testing.assert_array_equal(features.flat(c, "absolute", 0), expected)
 

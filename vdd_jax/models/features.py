@@ -32,7 +32,9 @@ def per_step(context: Context, history: str, num_frequencies: int) -> jax.Array:
 def flat(context: Context, history: str, num_frequencies: int) -> jax.Array:
     """All in one row, `[..., F]`, for MLPs."""
     newest = context.observations[..., -1, :]
-    past = context.steps if history == "differences" else context.observations[..., :-1, :]
+    before = context.observations[..., :-1, :]
+    past = context.steps if history == "differences" else (
+        jnp.where(context.valid[..., :-1, None], before, 0.0))  # what was not observed is not shown
     parts = [newest, fourier(newest, num_frequencies)]
     if history == "differences":
         past = past[..., 1:, :]
