@@ -131,6 +131,7 @@ def trained(tmp_path_factory):
         stored = json.loads(config_lib.to_json(tiny_avoiding(**values)))
         with checkpoint.Checkpoints(workdir / "teacher" / "checkpoints") as checkpoints:
             checkpoints.save(20, params, {"step": jnp.asarray(20)}, scaler, {"config": stored})
+        (workdir / "teacher" / "finished.json").write_text("{}")
         return workdir
 
     return params, scaler, save
@@ -173,6 +174,14 @@ def test_a_teacher_of_another_task(trained, key, theirs, ours):
     text = str(caught.value)
     assert f"trained with config.task.{key} = {theirs}, but it is {ours} here" in text
     assert "\n" not in text
+
+
+def test_a_teacher_that_is_not_finished(trained):
+    """A run that was stopped in the middle is no teacher yet; the sentence says how to go on."""
+    workdir = trained[2](teacher__num_iterations=90)
+    (workdir / "teacher" / "finished.json").unlink()
+    with pytest.raises(CheckpointError, match=r"not finished \(step 20 of 90\); .* goes on"):
+        problem.load_teacher(tiny_avoiding(), workdir)
 
 
 def test_no_teacher(tmp_path):

@@ -135,7 +135,8 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
     """A trained teacher, rebuilt from its own checkpoint: itself, its scaler, its configuration.
 
     Raises:
-      CheckpointError: when there is none, or it does not fit the task of `config`.
+      CheckpointError: when there is none, it is not finished, or it does not fit the task of
+        `config`.
     """
     directory = teacher_workdir(config, workdir) / "teacher" / "checkpoints"
     if not directory.is_dir():
@@ -146,6 +147,11 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
     with Checkpoints(directory, read_only=True) as checkpoints:
         scaler, settings = scaler_and_config(checkpoints, "teacher")
         _check_same_task(settings, config, directory)
+        if not (directory.parent / "finished.json").exists():
+            raise CheckpointError(
+                f"the teacher in {directory} is not finished (step {checkpoints.latest_step()} of "
+                f"{settings.teacher.num_iterations}); the command that trains it goes on from there"
+            )
         action_dim = spec(settings).action_dim * settings.task.chunk
         model = denoiser.build(settings.teacher, action_dim)
         shapes = jax.eval_shape(
