@@ -29,7 +29,7 @@ def get_config(variant: str = ""):
     config.distill.update(
         num_iterations=15_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
         learning_rate=1e-3, gating_learning_rate=1e-3,
-        actions="teacher", teacher_samples=6, state_jitter=0.03, batch_size=128,
+        actions="teacher", teacher_actions=225_000, state_jitter=0.03, batch_size=128,
         samples_per_state=1, likelihood_weight=1.0, weight_by_gating=True, gating_start=0.0,
         gating_full=0.0, reallocations=0, clip_norm=1.0,
     )
@@ -44,7 +44,8 @@ def get_config(variant: str = ""):
         config.teacher.update(width=16, depth=1, num_iterations=20, batch_size=16, check_every=10)
         config.teacher.encoder_depth = 1
         config.student.update(num_experts=2, trunk_width=16, trunk_depth=1, gating_width=8)
-        config.distill.update(num_iterations=20, batch_size=8, reallocations=2)
+        config.distill.update(num_iterations=20, batch_size=8, reallocations=2,
+                              teacher_actions=2_000)
         config.evaluate.num_episodes = 8
         config.run.update(steps_per_dispatch=10, log_every=10, checkpoint_every=20)
     elif variant:

@@ -120,7 +120,7 @@ def fake_task(rows=6):
 def test_the_teachers_actions_belong_to_the_states_they_stand_beside():
     """K actions for each state, also where the state was moved, by one shift for a window."""
     task, k = fake_task(), 3
-    config = tiny(distill__teacher_samples=k, distill__state_jitter=0.1)
+    config = tiny(distill__teacher_actions=6 * k + 1, distill__state_jitter=0.1)
     found = distill.teachers_actions(config, task, jax.random.key(1))
     seen = found.observation.observations
     assert found.action.shape == (18, 2) and seen.shape[0] == 18

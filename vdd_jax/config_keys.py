@@ -193,7 +193,10 @@ KEYS: dict[str, Key] = {
         "the 'teacher' at the demonstrated states (learned teachers)",
         **_one_of("demonstrations", "teacher"),
     ),
-    "distill.teacher_samples": Key(4, "actions = 'teacher': K, at each state", **_at_least(1)),
+    "distill.teacher_actions": Key(
+        200_000, "actions = 'teacher': how many in all, K at each state (1 at least)",
+        **_at_least(1),
+    ),
     "distill.state_jitter": Key(
         0.0, "actions = 'teacher': standard deviation by which all but the first of the K copies "
         "of a state are moved before the teacher is asked, in scaled observations: the student "

@@ -41,7 +41,8 @@ def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
 
     Only the newest action is the teacher's; the past ones of a window stay the demonstrated ones.
     """
-    num, chunk = config.distill.teacher_samples, 4_096
+    num = max(1, round(config.distill.teacher_actions / len(task.data.action)))
+    chunk = 4_096
     observation = jax.tree.map(
         lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), task.data.observation)
     key, jitter_key = jax.random.split(key)
