@@ -10,6 +10,7 @@ import vdd_jax
 from vdd_jax import config as config_lib
 from vdd_jax.config import KEYS, ConfigError, default, differences, flatten, from_json, to_json
 from vdd_jax.config import validate as check
+from vdd_jax.config_keys import Key
 from vdd_jax.models.backbones import ACTIVATIONS, BACKBONES
 from vdd_jax.models.moe import MixtureOfExperts
 from vdd_jax.tasks import TASKS
@@ -54,7 +55,7 @@ def test_every_key_is_explained(name):
     """A key has a meaning, and words for what it may be where that is checked."""
     key = KEYS[name]
     assert len(key.meaning) > 3
-    unrestricted = config_lib.Key(0, "").allowed
+    unrestricted = Key(0, "").allowed
     if isinstance(key.allowed, tuple) or key.allowed is not unrestricted:
         assert key.expected
 
