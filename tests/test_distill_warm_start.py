@@ -158,7 +158,7 @@ def test_weighting_scales_each_level_by_its_ratio_squared():
 def test_a_trunk_that_is_another_function_is_refused(key, theirs, named):
     """The message names what differs and nothing else."""
     config = config_lib.default()
-    config.student.update(trunk="residual_mlp", trunk_width=256, trunk_depth=3, activation="silu")
+    config.student.update(trunk="residual_mlp", trunk_width=256, trunk_depth=2, activation="silu")
     teacher = config.teacher.copy_and_resolve_references()
     teacher[key] = theirs
     with pytest.raises(config_lib.ConfigError) as error:
