@@ -326,8 +326,6 @@ def test_acting_draws_no_expert_below_the_least_weight():
             share = np.bincount(np.round(np.asarray(acted)[:, 0] / 10).astype(int), minlength=4)
             np.testing.assert_allclose(share / 4_000, expected, atol=0.025)
             assert (share[3] == 0) == (least > 0)
-    cut = mixture.truncate(q, 0.05)
-    np.testing.assert_allclose(np.exp(cut.log_weights), expected, rtol=1e-5)
     np.testing.assert_array_equal(mixture.act(q, keys[0], "most_likely_mean", 0.05), [0.0])
     with pytest.raises(ValueError, match="sampled_mean, most_likely_mean, sample, not 'mode'"):
         mixture.act(q, keys[0], "mode")

@@ -118,13 +118,6 @@ def mean_of_sampled(mixture: Mixture, key: jax.Array) -> jax.Array:
     return select(mixture, jax.random.categorical(key, mixture.log_weights))[0]
 
 
-def truncate(mixture: Mixture, min_weight: float) -> Mixture:
-    """Without the experts whose weight is below `min_weight` < 1/Z; the other weights sum to 1."""
-    kept = mixture.log_weights >= jnp.log(min_weight)
-    log_weights = jax.nn.log_softmax(jnp.where(kept, mixture.log_weights, -jnp.inf))
-    return mixture._replace(log_weights=log_weights)
-
-
 ACTING = ("sampled_mean", "most_likely_mean", "sample")
 
 
@@ -134,8 +127,8 @@ def act(mixture: Mixture, key: jax.Array, how: str, min_weight: float = 0.0) -> 
     Args:
       how: 'sampled_mean', the mean of an expert drawn from the gating (as in the paper);
         'most_likely_mean', that of the likeliest expert; 'sample', a sample.
-      min_weight: experts of less weight are not drawn: ε-sampling (Hewitt et al. 2022). Rare
-        experts are those whose means were learned from the fewest actions.
+      min_weight: below 1/Z; experts of less weight are not drawn: ε-sampling (Hewitt et al.
+        2022). Rare experts are those whose means were learned from the fewest actions.
 
     Raises:
       ValueError: for an unknown `how`.
@@ -144,8 +137,9 @@ def act(mixture: Mixture, key: jax.Array, how: str, min_weight: float = 0.0) -> 
         raise ValueError(f"how is one of {', '.join(ACTING)}, not {how!r}")
     if how == "most_likely_mean":
         return mean_of_most_likely(mixture)
-    if min_weight:
-        mixture = truncate(mixture, min_weight)
+    if min_weight:  # weights that do not sum to 1 are fine for drawing
+        kept = mixture.log_weights >= jnp.log(min_weight)
+        mixture = mixture._replace(log_weights=jnp.where(kept, mixture.log_weights, -jnp.inf))
     return mean_of_sampled(mixture, key) if how == "sampled_mean" else sample(mixture, key)
 
 
