@@ -32,7 +32,7 @@ from vdd_jax.checkpoint import write_json
 from vdd_jax.tasks.avoiding import score
 
 DOWNWARD = (0.0, 1.0, 0.0, 0.0)  # quaternion of the gripper, held throughout
-FIRST_WAYS = (2, 3, 4)  # of each row; the official code of a mode has one bit for each
+WAYS = (2, 3, 4)  # through each row; the official code of a mode has one bit for each
 
 
 def official_simulator(checkout: Path):
@@ -90,10 +90,10 @@ def drive(simulator, actor, window: int, execute_steps: int, key) -> dict:
 
 def mode_of(bits) -> int:
     """0–23 from the nine official bits; -1 while a row is not passed."""
-    rows = np.split(np.asarray(bits, bool), np.cumsum(FIRST_WAYS)[:-1])
+    rows = np.split(np.asarray(bits, bool), np.cumsum(WAYS)[:-1])
     if not all(row.sum() == 1 for row in rows):
         return -1
-    return int(np.ravel_multi_index([int(row.argmax()) for row in rows], FIRST_WAYS))
+    return int(np.ravel_multi_index([int(row.argmax()) for row in rows], WAYS))
 
 
 def scored(rows: list[dict]) -> dict:
