@@ -329,3 +329,24 @@ def test_acting_draws_no_expert_below_the_least_weight():
     np.testing.assert_array_equal(mixture.act(q, keys[0], "most_likely_mean", 0.05), [0.0])
     with pytest.raises(ValueError, match="sampled_mean, most_likely_mean, sample, not 'mode'"):
         mixture.act(q, keys[0], "mode")
+
+
+@pytest.mark.parametrize("make_key", [
+    jax.random.key, jax.random.PRNGKey, lambda seed: jax.random.key(seed, impl="rbg")])
+@pytest.mark.parametrize("batch", [(), (3,), (0,)])
+def test_acting_draws_with_the_very_key_that_it_is_given(make_key, batch):
+    means = jnp.broadcast_to(jnp.arange(5.0)[:, None], (*batch, 5, 1))
+    q = mixture.uniform(means, jnp.ones((*batch, 5, 1)))
+    key = make_key(3)
+    np.testing.assert_array_equal(
+        mixture.act(q, key, "sampled_mean"), mixture.mean_of_sampled(q, key))
+    np.testing.assert_array_equal(mixture.act(q, key, "sample"), mixture.sample(q, key))
+
+
+def test_the_draw_waits_for_the_mixture():
+    """See `mixture._after`: what the generator is given depends on the log weights."""
+    q = mixture.uniform(jnp.zeros((5, 1)), jnp.ones((5, 1)))
+    broken = q._replace(log_weights=q.log_weights.at[0].set(jnp.nan))
+    data = jax.random.key_data(jax.random.key(3))
+    assert (jax.random.key_data(mixture._after(q.log_weights, jax.random.key(3))) == data).all()
+    assert (jax.random.key_data(mixture._after(broken.log_weights, jax.random.key(3))) != data).any()
