@@ -46,3 +46,14 @@ def test_configuration_files_and_keys_that_are_named_exist():
 def test_links_lead_somewhere(target):
     """Files and figures that are linked are in the repository."""
     assert (ROOT / target).exists()
+
+
+def test_the_equation_map_names_what_exists():
+    """Each row of "Where each equation is": files of the package, and names defined in them."""
+    section = README.split("## Where each equation is")[1].split("\n## ")[0]
+    named = re.findall(r"`([\w/]+\.py)`(?:: ((?:`\w+`(?:, )?)+))?", section)
+    assert len(named) > 15
+    for file, names in named:
+        text = (ROOT / "vdd_jax" / file).read_text()
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"^(def|class) {name}\b|^    def {name}\b", text, re.M), (file, name)
