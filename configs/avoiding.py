@@ -20,7 +20,7 @@ def get_config(variant: str = ""):
     # gating, which decides when a course is changed, has a network of its own.
     config.student.update(
         num_experts=16, trunk="residual_mlp", trunk_width=256, trunk_depth=2, head_depth=0,
-        gating_width=256, gating_depth=2, activation="silu",
+        gating_width=128, gating_depth=2, activation="silu",
         std_floor=0.02,  # about what the teacher, trained down to 0.05, can tell apart
     )
     # The student's trunk starts as the teacher's. It is fitted to samples of the teacher first,

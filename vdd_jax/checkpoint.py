@@ -60,6 +60,13 @@ class Checkpoints:
             "complete one is kept; the same command goes on from it"
         )
 
+    def wait(self) -> None:
+        """Until what is being saved in the background is there."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._not_written(error) from error
+
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
@@ -141,7 +148,9 @@ def abstract(tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all; of several processes the first one does."""
+    if jax.process_index():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")

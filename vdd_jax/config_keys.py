@@ -272,6 +272,11 @@ KEYS: dict[str, Key] = {
     "evaluate.num_episodes": Key(480, "episodes of each actor in the task's simulator",
                                  **_at_least(1)),
     # ---- how to run: nothing here changes a result
+    "run.devices": Key(0, "devices that training is spread over; 0: all", **_at_least(0)),
+    "run.expert_parallel": Key(
+        1, "parts over which the experts are split; the batch is split over the rest of the "
+        "devices", **_at_least(1),
+    ),
     "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
                                   **_at_least(1)),
     "run.log_every": Key(1_000, "iterations between two lines of metrics", **_at_least(1)),

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, problem, reallocate, training
+from vdd_jax import checkpoint, problem, reallocate, sharding, training
 from vdd_jax import config as config_lib
 from vdd_jax.core import mixture, objectives
 from vdd_jax.data import batch_at, first
@@ -65,10 +65,11 @@ def init(config: ConfigDict, model, key: jax.Array, observation: Observation) ->
     )
 
 
-def make_step(config: ConfigDict, model, teacher):
+def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch):
     """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
-    All randomness comes from `key`, of the run, and `state.step`. `config` is `config.distill`.
+    All randomness comes from `key`, of the run, and `state.step`. `config` is `config.distill`;
+    `split` says how a batch lies on the devices (`sharding.split_batch`).
     """
     expert_optimiser, gating_optimiser = optimisers(config)
     diffused = config.bound == "diffused"
@@ -210,7 +211,7 @@ def make_step(config: ConfigDict, model, teacher):
         keys = jax.random.split(key, config.expert_steps + config.gating_steps)
 
         def distil(state):
-            batch = batch_at(data, batch_key, state.step, config.batch_size)
+            batch = split(batch_at(data, batch_key, state.step, config.batch_size))
             for k in keys[: config.expert_steps]:
                 state, metrics = expert_update(state, batch, k)
             if "gating" in state.params:
@@ -220,7 +221,7 @@ def make_step(config: ConfigDict, model, teacher):
 
         def warm(state):
             size = config.warm_batch_size or config.batch_size
-            batch = batch_at(data, batch_key, state.step, size)
+            batch = split(batch_at(data, batch_key, state.step, size))
             return likelihood_update(state, batch, keys[0])
 
         if config.warm_start == 0:
@@ -295,26 +296,44 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
                                      "trained with config.teacher.window = 'all'")
     model = problem.student(config)
     init_key, step_key, health_key, move_key = jax.random.split(jax.random.key(config.seed), 4)
-    state = jax.jit(lambda k: init(
-        config.distill, model, k, problem.example(config).observation))(init_key)
-    if config.distill.trunk_from_teacher:
-        state = state._replace(params=with_teachers_trunk(config, state.params, task))
-    advance = training.scanned(make_step(config.distill, model, task.teacher), donate=True)
-    health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
-                                 health_key))
-    move = jax.jit(make_reallocation(config.distill, model, task.teacher), donate_argnums=0)
-    move_steps = reallocation_steps(config.distill)
+    mesh = sharding.make_mesh(config)
     data = task.data
     if config.distill.actions == "teacher":
         data = teachers_actions(config, task, jax.random.fold_in(move_key, 1))
+    init_key, step_key, move_key, inputs = sharding.everywhere(
+        (init_key, step_key, move_key, (data, task.teacher.params)), mesh)
+
+    def fresh(key):
+        state = init(config.distill, model, key, problem.example(config).observation)
+        if config.distill.trunk_from_teacher:
+            state = state._replace(params=with_teachers_trunk(config, state.params, task))
+        return state
+
+    state, shardings = training.born(
+        fresh, lambda shapes: sharding.of_state(shapes, mesh), init_key)
+    on_mesh, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+
+    def step(state, inputs, key):
+        data, params = inputs
+        return make_step(config.distill, model, task.teacher.of(params), split)(state, data, key)
+
+    def reallocation(state, inputs, key):
+        data, params = inputs
+        return make_reallocation(config.distill, model, task.teacher.of(params))(state, data, key)
+
+    advance = training.scanned(step, shardings, donate=True)
+    health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
+                                 health_key), out_shardings=on_mesh)
+    move = jax.jit(reallocation, donate_argnums=0, out_shardings=(shardings, on_mesh))
+    move_steps = reallocation_steps(config.distill)
     snapshot_steps = _snapshot_steps(config) if task.teacher.density else []
     if snapshot_steps:
-        _save_snapshot(model, state, task, workdir, 0)
+        _save_snapshot(model, sharding.here(state.params, mesh), task, workdir, 0)
     total = config.distill.num_iterations
 
     def look(state, done, metrics, log):
         if done in move_steps:
-            state, moved = move(state, data, move_key)
+            state, moved = move(state, inputs, move_key)
             if moved:
                 log.note(f"step {done}: a redundant expert was moved")
         if done % config.run.log_every == 0 or done == total:
@@ -323,12 +342,12 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
                 last.pop("gating_loss", None)
             log.record(done, {**last, **jax.device_get(health(state.params))})
         if done in snapshot_steps:
-            _save_snapshot(model, state, task, workdir, done)
+            _save_snapshot(model, sharding.here(state.params, mesh), task, workdir, done)
         return state
 
     training.run(
         stage(total), config, workdir, state,
-        lambda state, num: advance(state, data, step_key, num), look, scaler=task.scaler,
+        lambda state, num: advance(state, inputs, step_key, num), look, scaler=task.scaler,
         every=[config.run.log_every], marks=[*snapshot_steps, *move_steps], stop_at=stop_at,
     )
 
@@ -367,14 +386,14 @@ def _snapshot_steps(config: ConfigDict) -> list[int]:
         n > 1) else []
 
 
-def _save_snapshot(model, state: State, task, workdir: Path, step: int) -> None:
+def _save_snapshot(model, params, task, workdir: Path, step: int) -> None:
     """The mixture at the first held-out observations, in the task's units, for the figure; one
     that is there already (a resume repeats steps) stays."""
     path = workdir / "distill" / "snapshots" / f"{step:08d}.npz"
-    if path.exists():
+    if path.exists() or not sharding.speaks():
         return
     observation = first(task.held_out.observation, 3)
-    q = model.apply({"params": state.params}, observation)
+    q = model.apply({"params": params}, observation)
     q = mixture.affine(q, task.scaler.action_std, task.scaler.action_mean)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

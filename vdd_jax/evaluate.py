@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import evaluate_closed_loop, policy, problem
+from vdd_jax import evaluate_closed_loop, policy, problem, sharding
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
@@ -110,6 +110,8 @@ def run(config: ConfigDict, workdir: Path, wall_seconds: dict[str, float]) -> di
 
 def _save_episodes(path: Path, episodes: dict) -> None:
     """Every actor's episodes for the figures, `actor.field`."""
+    if not sharding.speaks():
+        return
     temporary = path.with_name(path.stem + ".tmp.npz")
     np.savez_compressed(temporary, **{
         f"{name}.{field}": np.asarray(value)

@@ -10,17 +10,23 @@ import threading
 # before JAX is imported: its C++ side otherwise prints a page of start-up notes
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import jax  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from vdd_jax import config as config_lib  # noqa: E402
-from vdd_jax import stages  # noqa: E402
+from vdd_jax import preemption, stages  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE[:variant].")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything is written; a run found there is resumed. "
     "Default: runs/ and the name of the configuration.")
 _PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved configuration and stop.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several processes: HOST:PORT of the first one; with --num_processes and "
+    "--process_id. Or 'auto': TPU pod, SLURM, Open MPI or Kubernetes, as JAX finds them.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Start afresh; what is in the workdir is moved aside, not deleted.")
 
@@ -30,12 +36,36 @@ def _main(_):
         logging.set_verbosity(logging.ERROR)
     config = _CONFIG.value
     config_lib.validate(config)
+    _join_processes()
+    preemption.listen()
     if _PRINT.value:
         print(config_lib.to_json(config))
         return
     file, _, variant = flags.FLAGS["config"].config_filename.partition(":")
     name = os.path.splitext(os.path.basename(file))[0] + (f"_{variant}" if variant else "")
     stages.run(config, _WORKDIR.value or os.path.join("runs", name), _OVERWRITE.value)
+
+
+def _join_processes():
+    """Makes this one of several processes, where the flags ask for it."""
+    where, num, index = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if where is None:
+        if num or index:
+            raise config_lib.ConfigError("--num_processes and --process_id need --coordinator")
+        return
+    if where != "auto" and (num is None or index is None or index >= num):
+        raise config_lib.ConfigError(
+            f"--coordinator={where} needs --num_processes=N and --process_id below N")
+    try:
+        if where == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(where, num, index)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise config_lib.ConfigError(f"the processes did not find each other: {reason}") from error
+    if jax.process_index():  # the first one speaks for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _parse(argv):
@@ -79,6 +109,9 @@ def main():
     except stages.USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except preemption.Preempted as notice:
+        print(f"\n{notice}", file=sys.stderr)
+        sys.exit(preemption.EXIT_CODE)
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 
 
@@ -44,6 +46,8 @@ class Log:
     """
 
     def __init__(self, path: Path, stage: str, total: int, out=None):
+        if jax.process_index():  # of several processes the first one speaks
+            path = Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a")
         self._out = out or sys.stdout

@@ -175,7 +175,7 @@ def load(workdir: str | Path) -> Policy:
         model = problem.student(settings)
         example = problem.example(settings).observation
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example)["params"])
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         params = checkpoints.restore_params(checkpoint.abstract(shapes, place))
     sizes = {} if problem.is_analytic(settings) else {
         name: settings.task[name] for name in ("window", "chunk", "goal_length")}

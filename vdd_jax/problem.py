@@ -156,7 +156,7 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
         model = denoiser.build(settings.teacher, action_dim)
         shapes = jax.eval_shape(
             lambda: denoiser.init(settings.teacher, model, jax.random.key(0), example(settings)))
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         which = {"last": "ema", "raw": "raw", "held_out_loss": "best"}[settings.teacher.select]
         params = checkpoints.restore_params(
             checkpoint.abstract({k: shapes for k in ("ema", "raw", "best")}, place))[which]

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import distill, evaluate, problem, train_teacher
+from vdd_jax import distill, evaluate, problem, sharding, train_teacher
 from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.config import ConfigError
 from vdd_jax.evaluate_closed_loop import describe
@@ -61,23 +61,26 @@ def claim(config: ConfigDict, workdir: Path, overwrite: bool) -> None:
     write_json(file, config.to_dict())
 
 
-def announce(config: ConfigDict, workdir: Path) -> str:
+def announce(config: ConfigDict, workdir: Path, mesh) -> str:
     """The block that opens a run."""
     spec = problem.spec(config)
     example = problem.example(config)
     model = problem.student(config)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example.observation))
     count = {group: _size(tree) for group, tree in shapes["params"].items()}
-    devices = jax.devices()
+    devices, processes = mesh.devices.flatten(), jax.process_count()
+    split, parts = mesh.devices.shape
     lines = {
         "task": f"{spec.name}: observation {spec.observation_dim}, action {spec.action_dim}, "
                 f"{spec.num_modes} modes",
-        "devices": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform}); "
-                   f"one is used",
+        "devices": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform})"
+                   + (f" in {processes} processes" if processes > 1 else "")
+                   + (f"; batch in {split} parts, experts in {parts}" if len(devices) > 1 else ""),
         "student": f"{config.student.num_experts} experts, {config.student.covariance} "
                    f"covariance, {config.student.gating} gating",
         "parameters": ", ".join(f"{group} {n:,}" for group, n in count.items()),
-        "batch": f"{config.distill.batch_size} states × {config.student.num_experts} experts × "
+        "batch": f"{config.distill.batch_size // split} states × "
+                 f"{config.student.num_experts // parts} experts × "
                  f"{config.distill.samples_per_state} samples per device",
         "iterations": f"{config.distill.num_iterations:,}",
         "workdir": str(workdir),
@@ -108,8 +111,19 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dic
     """
     config_lib.validate(config)
     workdir = Path(workdir)
-    block = announce(config, workdir)  # reads the data: what is wrong with them leaves no trace
-    claim(config, workdir, overwrite)
+    mesh = sharding.make_mesh(config)
+    # reads the data: what is wrong with them leaves no trace
+    block = announce(config, workdir, mesh)
+
+    def claimed() -> str:
+        try:
+            claim(config, workdir, overwrite)
+        except (WorkdirError, OSError) as error:
+            return str(error)
+        return ""
+
+    if problem_with_workdir := sharding.agreed(claimed):
+        raise WorkdirError(problem_with_workdir)
     print(block, flush=True)
     times_file = workdir / "wall_seconds.json"
     seconds = json.loads(times_file.read_text()) if times_file.exists() else {}
@@ -117,12 +131,13 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dic
     for stage in config.stages:
         start = time.monotonic()
         if stage in TRAINING:
-            if TRAINING[stage].finished(config, workdir):
+            if sharding.agreed(lambda: TRAINING[stage].finished(config, workdir)):  # noqa: B023
                 print(f"[{stage}] finished before; skipped")
                 continue
             TRAINING[stage].run(config, workdir)
         else:
             report = evaluate.run(config, workdir, seconds)
+        sharding.wait(stage)  # for what the first process has written
         # parts of a stage that were stopped add up; what a kill cut off is not counted
         seconds[stage] = round(seconds.get(stage, 0.0) * (stage != "evaluate")
                                + time.monotonic() - start, 3)
@@ -131,7 +146,7 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dic
         report["wall_seconds"] = seconds
         write_json(workdir / "report.json", report)
         print("\n" + evaluate.summary(report) + f"\n\nreport   {workdir / 'report.json'}")
-        if config.run.figures:
+        if config.run.figures and sharding.speaks():
             _draw(config, workdir)
     return report
 

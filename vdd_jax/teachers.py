@@ -24,6 +24,12 @@ class Teacher(NamedTuple):
     denoise: ScoreFn | None = None  # as `score`, returns E[a|x, s]; for samplers
     joint_score: ScoreFn | None = None  # of all actions of a window, x `[V, B, T, A]`
     params: dict | None = None  # of a learned teacher's network
+    with_params: Callable[[dict | None], "Teacher"] | None = None  # the same of other parameters
+
+    def of(self, params: dict | None) -> "Teacher":
+        """The teacher of these parameters in place of its own: where it is an argument of a
+        compiled function, not a constant in it."""
+        return self.with_params(params) if self.with_params else self
 
 
 def analytic(density: Callable[[jax.Array], Mixture], scaler: Scaler) -> Teacher:
@@ -94,7 +100,8 @@ def from_network(config: ConfigDict, params, action_dim: int) -> Teacher:
         return preconditioning.to_score(kind, schedule, sigma_data, out, x, t)
 
     joint = joint_score if config.backbone == "transformer" and config.window == "all" else None
-    return Teacher(score, schedule, None, denoise, joint, params)
+    return Teacher(score, schedule, None, denoise, joint, params,
+                   lambda params: from_network(config, params, action_dim))
 
 
 def _noised_past(schedule, sigma_data, context, t):

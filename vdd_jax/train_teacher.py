@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import problem, training
+from vdd_jax import problem, sharding, training
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import noise_density, objectives, preconditioning
 from vdd_jax.data import batch_at, jitter
@@ -94,17 +94,18 @@ def make_loss(config: ConfigDict, model):
     return loss
 
 
-def make_step(config: ConfigDict, model):
+def make_step(config: ConfigDict, model, split=lambda batch: batch):
     """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
-    All randomness comes from `key`, of the run, and `state.step`. `config` is `config.teacher`.
+    All randomness comes from `key`, of the run, and `state.step`. `config` is `config.teacher`;
+    `split` says how a batch lies on the devices (`sharding.split_batch`).
     """
     opt = optimiser(config)
     loss = make_loss(config, model)
 
     def step(state: State, data: Batch, key: jax.Array):
         batch_key, noise_key = jax.random.split(key)
-        batch = batch_at(data, batch_key, state.step, config.batch_size)
+        batch = split(batch_at(data, batch_key, state.step, config.batch_size))
         key = jax.random.fold_in(noise_key, state.step)
         if config.state_jitter:
             key, jitter_key = jax.random.split(key)
@@ -152,9 +153,15 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     model = denoiser.build(settings, data.train.action.shape[-1])
     init_key, step_key, check_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 1), 3)
-    state = jax.jit(lambda k: init(settings, model, k, problem.example(config)))(init_key)
-    advance = training.scanned(make_step(settings, model), donate=False)
-    check = jax.jit(make_check(settings, model, data.held_out, check_key))
+    mesh = sharding.make_mesh(config)
+    init_key, step_key, train = sharding.everywhere((init_key, step_key, data.train), mesh)
+    state, shardings = training.born(
+        lambda k: init(settings, model, k, problem.example(config)),
+        lambda shapes: sharding.of_state(shapes, mesh), init_key)
+    advance = training.scanned(
+        make_step(settings, model, sharding.split_batch(mesh)), shardings, donate=False)
+    check = jax.jit(make_check(settings, model, data.held_out, check_key),
+                    out_shardings=(shardings, sharding.replicated(mesh)))
 
     def look(state, done, metrics, log):
         if done % settings.check_every == 0 or done == settings.num_iterations:
@@ -165,7 +172,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
 
     state, finished = training.run(
         stage(settings), config, workdir, state,
-        lambda state, num: advance(state, data.train, step_key, num), look,
+        lambda state, num: advance(state, train, step_key, num), look,
         scaler=data.scaler, about={"about": data.about}, every=[settings.check_every],
         stop_at=stop_at,
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint
+from vdd_jax import checkpoint, preemption, sharding
 from vdd_jax import config as config_lib
 from vdd_jax.data import Scaler
 from vdd_jax.metrics import Log, check_finite
@@ -24,13 +24,30 @@ class Stage(NamedTuple):
     finished: Callable[[Any], bool] = lambda state: False  # whether to stop before the end
 
 
-def scanned(step, donate: bool):
-    """`advance(state, data, key, num) → (state, metrics [num])`: `num` steps in one dispatch."""
+def scanned(step, shardings, donate: bool):
+    """`advance(state, data, key, num) → (state, metrics [num])`: `num` steps in one dispatch.
+
+    Args:
+      step: (state, data, key) → (state, metrics).
+      shardings: of the state; the metrics lie on every device.
+    """
+    mesh = jax.tree.leaves(shardings)[0].mesh
 
     def advance(state, data, key, num):
         return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
 
-    return jax.jit(advance, static_argnums=3, donate_argnums=(0,) if donate else ())
+    return jax.jit(advance, static_argnums=3, donate_argnums=(0,) if donate else (),
+                   out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def born(init, shardings_of, *args):
+    """`init(*args)`, each array created where it belongs, and the shardings.
+
+    Args:
+      shardings_of: shapes of the state → its shardings.
+    """
+    shardings = shardings_of(jax.eval_shape(init, *args))
+    return jax.jit(init, out_shardings=shardings)(*args), shardings
 
 
 def run(
@@ -56,6 +73,7 @@ def run(
 
     Raises:
       TrainingDiverged: at NaN or infinity.
+      Preempted: when the machine is about to be taken away.
       CheckpointError: when the directory's checkpoint cannot be read.
     """
     end = min(stage.iterations, stop_at or stage.iterations)
@@ -79,6 +97,13 @@ def run(
             done = after
             log.progress(done)
             state = look(state, done, metrics, log)
-            if done % config.run.checkpoint_every == 0 or done == end or stage.finished(state):
+            leaving = preemption.noticed(done)
+            if (leaving or done % config.run.checkpoint_every == 0 or done == end
+                    or stage.finished(state)):
                 checkpoints.save(done, *stage.split(state), scaler, identity)
+            if leaving and done < end:
+                checkpoints.wait()
+                raise preemption.Preempted(
+                    f"asked to stop at step {done} of {stage.iterations} of {stage.name}; saved. "
+                    "The same command goes on from there")
     return state, done == stage.iterations or stage.finished(state)

@@ -1,0 +1,145 @@
+"""One device, eight in one process, four in each of two processes: the same training; and a run
+that is killed goes on elsewhere."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest_plugins = "smoke_run"
+
+TESTS = Path(__file__).parent
+CONFIG = f"""
+import sys
+
+sys.path.insert(0, {str(TESTS)!r})
+from tiny_config import tiny_avoiding
+
+
+def get_config():
+    config = tiny_avoiding(student__num_experts=4, distill__batch_size=8, distill__warm_start=0.5,
+                           distill__warm_batch_size=16, distill__likelihood_weight=1.0)
+    config.stages = ("train_teacher", "distill")
+    config.run.log_every = config.run.checkpoint_every = config.run.steps_per_dispatch = 4
+    return config
+"""
+
+
+def start(folder: Path, workdir: Path, devices: int, *flags, processes: int = 1, **options):
+    """The processes of a run, started: each has `devices` devices."""
+    config = folder / "config.py"
+    config.write_text(CONFIG)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-m", "vdd_jax.main", f"--config={config}", f"--workdir={workdir}",
+               *flags]
+    together = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
+    return [
+        subprocess.Popen(
+            command + (together + [f"--process_id={i}"] if processes > 1 else []),
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        for i in range(processes)
+    ]
+
+
+def end(started, code: int = 0) -> list[tuple[str, str]]:
+    """What each process printed."""
+    said = [process.communicate(timeout=600) for process in started]
+    for process, (_, error) in zip(started, said, strict=True):
+        assert process.returncode == code, error[-3_000:]
+    return said
+
+
+def losses(workdir: Path) -> dict:
+    """Every logged number by stage, step and name; the last time it was logged."""
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {(r["stage"], r["step"], name): value for r in records for name, value in r.items()
+            if isinstance(value, float)}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("alone")
+    end(start(folder, folder / "run", 1))
+    found = losses(folder / "run")
+    assert {step for stage, step, name in found if name == "loss"} == {8, 16, 20}
+    assert {step for stage, step, name in found if name == "nll"} == {4, 8, 12, 16, 20}
+    return found
+
+
+def agree(found: dict, expected: dict):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=str(name))
+
+
+def test_eight_devices_train_what_one_does(alone, tmp_path):
+    """The batch in four parts, the experts in two."""
+    [(out, _)] = end(start(tmp_path, tmp_path / "run", 8, "--config.run.expert_parallel=2"))
+    assert "8 × cpu (cpu); batch in 4 parts, experts in 2" in out
+    assert "batch       2 states × 2 experts × 2 samples per device" in out
+    agree(losses(tmp_path / "run"), alone)
+
+
+def test_two_processes_train_what_one_device_does_and_the_first_one_speaks(alone, tmp_path):
+    """Killed in mid-distillation by signal 9, then gone on with by one process on one device."""
+    workdir = tmp_path / "run"
+    running = start(tmp_path, workdir, 4, processes=2)
+    deadline = time.monotonic() + 500
+    while not list((workdir / "distill" / "checkpoints").glob("[0-9]*")):
+        assert time.monotonic() < deadline and all(p.poll() is None for p in running), [
+            p.communicate() for p in running if p.poll() is not None]
+        time.sleep(0.05)
+    for process in running:
+        process.send_signal(signal.SIGKILL)
+    (out, _), (silent, _) = (process.communicate() for process in running)
+    assert "8 × cpu (cpu) in 2 processes" in out
+    assert not re.sub(r"\[Gloo\].*\n", "", silent)
+    before = losses(workdir)
+    agree(before, {name: alone[name] for name in before})
+    assert ("teacher", 20, "loss") in before
+    end(start(tmp_path, workdir, 1))
+    agree(losses(workdir), alone)
+
+
+def test_a_notice_to_leave_saves_and_the_same_command_goes_on(alone, tmp_path):
+    """SIGTERM in training: exit status 75, and nothing is lost."""
+    workdir = tmp_path / "run"
+    [running] = start(tmp_path, workdir, 1)
+    while not (workdir / "config.json").exists():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    _, error = running.communicate(timeout=300)
+    assert running.returncode == 75, error[-3_000:]
+    assert re.search(r"asked to stop at step \d+ of 20 of teacher; saved", error)
+    end(start(tmp_path, workdir, 1))
+    agree(losses(workdir), alone)
+
+
+def test_devices_that_do_not_divide_are_told_what_would(tmp_path):
+    [(_, error)] = end(start(tmp_path, tmp_path / "run", 6, "--config.run.expert_parallel=2",
+                             "--config.student.num_experts=3"), 1)
+    assert error.splitlines() == [
+        "error: config.student.num_experts is 3, which config.run.expert_parallel = 2 does not "
+        "divide; 2 or 4 experts would do",
+        "config.teacher.batch_size is 16, which 3 devices do not divide; 15 or 18 would do, or "
+        "fewer config.run.devices",
+        "config.distill.batch_size is 8, which 3 devices do not divide; 6 or 9 would do, or "
+        "fewer config.run.devices",
+        "config.distill.warm_batch_size is 16, which 3 devices do not divide; 15 or 18 would do, "
+        "or fewer config.run.devices",
+    ]
+    assert not (tmp_path / "run").exists()
+    [(_, error)] = end(start(tmp_path, tmp_path / "run", 6, "--config.run.expert_parallel=4"), 1)
+    assert "does not divide 6 devices; 2 or 3 would" in error

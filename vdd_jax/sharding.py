@@ -1,0 +1,150 @@
+"""Which array lies on which device, and how several processes agree.
+
+A mesh of two axes: the batch is split over `data`, the stacked experts over `expert`; everything
+else lies on every device. What a step computes does not depend on the mesh, but for the order of
+rounding: batches and noise are functions of the key alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from vdd_jax.config import ConfigError
+
+LONGEST = 4_096  # bytes of an answer that processes agree on
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+    """The mesh (`data`, `expert`) of the whole configuration's `config.run`.
+
+    Raises:
+      ConfigError: when devices, batch sizes or experts do not divide, with what would.
+    """
+    run, devices = config.run, jax.devices()
+    num = run.devices or len(devices)
+    errors = []
+    if num > len(devices):
+        raise ConfigError(f"config.run.devices is {num}, but there are {len(devices)}")
+    if jax.process_count() > 1 and num != len(devices):
+        raise ConfigError(f"config.run.devices is {num}; of several processes all {len(devices)} "
+                          "devices are used (0)")
+    if num % run.expert_parallel:
+        raise ConfigError(
+            f"config.run.expert_parallel is {run.expert_parallel}, which does not divide "
+            f"{num} devices; {_divisors_near(num, run.expert_parallel)} would")
+    if config.student.num_experts % run.expert_parallel:
+        errors.append(
+            f"config.student.num_experts is {config.student.num_experts}, which "
+            f"config.run.expert_parallel = {run.expert_parallel} does not divide; "
+            f"{_near(config.student.num_experts, run.expert_parallel)} experts would do")
+    split = num // run.expert_parallel
+    for name, size in _batches(config).items():
+        if size % split:
+            errors.append(f"config.{name} is {size}, which {split} devices do not divide; "
+                          f"{_near(size, split)} would do, or fewer config.run.devices")
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return jax.make_mesh((split, run.expert_parallel), ("data", "expert"),
+                         axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices[:num])
+
+
+def _batches(config: ConfigDict) -> dict[str, int]:
+    """Sizes of the batches that the stages split, by key."""
+    sizes = {}
+    if "train_teacher" in config.stages:
+        sizes["teacher.batch_size"] = config.teacher.batch_size
+    if "distill" in config.stages:
+        sizes["distill.batch_size"] = config.distill.batch_size
+        if config.distill.warm_start:  # 0 here: batch_size
+            sizes["distill.warm_batch_size"] = config.distill.warm_batch_size
+    return sizes
+
+
+def _near(size: int, divisor: int) -> str:
+    """The nearest multiples of `divisor`, in words."""
+    below = size // divisor * divisor
+    return " or ".join(str(n) for n in (below, below + divisor) if n)
+
+
+def _divisors_near(size: int, wanted: int) -> str:
+    """The two numbers nearest to `wanted` that divide `size`, in words."""
+    divisors = sorted((n for n in range(1, size + 1) if size % n == 0),
+                      key=lambda n: abs(n - wanted))
+    return " or ".join(map(str, sorted(divisors[:2])))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """On every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def of_state(state: Any, mesh: Mesh) -> Any:
+    """Shardings of a training state (arrays or their shapes): the parameters of the stacked
+    experts, and what the optimiser keeps of them, over `expert`; the rest on every device."""
+
+    def place(path, leaf):
+        names = [getattr(k, "key", None) for k in path]
+        stacked = names.count("experts") > 1  # experts/trunk is one for all of them
+        return NamedSharding(mesh, PartitionSpec("expert") if stacked else PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def split_batch(mesh: Mesh) -> Callable[[Any], Any]:
+    """For use in a step: a batch → the same, its first axis split over `data`."""
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    return lambda batch: jax.tree.map(lambda v: jax.lax.with_sharding_constraint(v, place), batch)
+
+
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Arrays of this process, equal in every process (keys too) → the same on every device."""
+    kinds = jax.tree.map(lambda v: jax.random.key_impl(v) if _is_key(v) else "", tree)
+    data = jax.tree.map(lambda v: np.asarray(jax.random.key_data(v) if _is_key(v) else v), tree)
+
+    def wrap(data):
+        return jax.tree.map(
+            lambda kind, v: jax.random.wrap_key_data(v, impl=kind) if kind else v, kinds, data)
+
+    return jax.jit(wrap, out_shardings=replicated(mesh))(data)
+
+
+def _is_key(value) -> bool:
+    return isinstance(value, jax.Array) and jax.dtypes.issubdtype(
+        value.dtype, jax.dtypes.prng_key)
+
+
+def here(tree: Any, mesh: Mesh) -> Any:
+    """Arrays of a mesh → whole, on this process's first device of it."""
+    whole = jax.jit(lambda v: v, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda v: v.addressable_data(0), whole)
+
+
+def speaks() -> bool:
+    """Whether this process prints and writes files (checkpoints are written by all)."""
+    return jax.process_index() == 0
+
+
+def agreed(answer: Callable[[], str | bool]) -> str | bool:
+    """What `answer` says in the first process, in all; called there alone. All wait."""
+    if jax.process_count() == 1:
+        return answer()
+    buffer = np.zeros(LONGEST, np.uint8)
+    if speaks():
+        said = answer()
+        text = said.encode()[: LONGEST - 1] if isinstance(said, str) else b"\x01" * said
+        buffer[0] = isinstance(said, str)
+        buffer[1 : 1 + len(text)] = np.frombuffer(text, np.uint8)
+    buffer = np.asarray(multihost_utils.broadcast_one_to_all(buffer))
+    text = bytes(buffer[1:]).rstrip(b"\x00")
+    return text.decode(errors="replace") if buffer[0] else bool(text)
+
+
+def wait(where: str) -> None:
+    """Until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
