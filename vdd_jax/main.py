@@ -17,6 +17,9 @@ from ml_collections import config_flags  # noqa: E402
 from vdd_jax import config as config_lib  # noqa: E402
 from vdd_jax import preemption, stages  # noqa: E402
 
+# A single action on a CPU is half of it the handing over of its program to another thread.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE[:variant].")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything is written; a run found there is resumed. "

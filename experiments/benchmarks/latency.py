@@ -4,7 +4,8 @@
 
 For each batch size, rounds of single calls go through all actors in turn, so that what else the
 machine does falls on all of them alike. A call is timed from arrays on the device to
-`block_until_ready`, after compilation and warm-up. The table gives milliseconds (median over
+`block_until_ready`, after compilation and warm-up, computed on the calling thread (on a CPU JAX
+hands programs to another one unless `jax_cpu_enable_async_dispatch` is off; --async leaves it so). The table gives milliseconds (median over
 calls, 99th percentile) and the ratio to the student: the median, and the least and greatest, over
 the rounds' medians.
 """
@@ -68,12 +69,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--each", type=int, default=200, help="calls of an actor in a round")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--async", action="store_true", dest="hand_over")
     arguments = parser.parse_args()
+    jax.config.update("jax_cpu_enable_async_dispatch", arguments.hand_over)
     actors, window = actors_of(arguments.workdir, [int(n) for n in arguments.calls.split(",")])
     device = jax.devices()[0]
     record = {"device": f"{device.device_kind} ({device.platform})", "cpu": platform.processor()
               or platform.machine(), "versions": config_lib.versions(), "rounds": arguments.rounds,
-              "calls_in_a_round": arguments.each, "batches": {}}
+              "async_dispatch": arguments.hand_over, "calls_in_a_round": arguments.each, "batches": {}}
     for batch in map(int, arguments.batches.split(",")):
         times = measure(actors, window, batch, arguments.rounds, arguments.each)
         medians = {name: np.median(t, axis=1) for name, t in times.items()}
