@@ -4,10 +4,10 @@
 
 For each batch size, rounds of single calls go through all actors in turn, so that what else the
 machine does falls on all of them alike. A call is timed from arrays on the device to
-`block_until_ready`, after compilation and warm-up, computed on the calling thread (on a CPU JAX
-hands programs to another one unless `jax_cpu_enable_async_dispatch` is off; --async leaves it so). The table gives milliseconds (median over
-calls, 99th percentile) and the ratio to the student: the median, and the least and greatest, over
-the rounds' medians.
+`block_until_ready`, after compilation and warm-up, and computed on the calling thread: on a CPU JAX
+hands a program to another one unless `jax_cpu_enable_async_dispatch` is off (--async leaves it on).
+The table gives milliseconds (median over calls, 99th percentile) and the ratio to the student: the
+median, and the least and greatest, over the rounds' medians.
 """
 
 import argparse
@@ -76,7 +76,8 @@ def main():
     device = jax.devices()[0]
     record = {"device": f"{device.device_kind} ({device.platform})", "cpu": platform.processor()
               or platform.machine(), "versions": config_lib.versions(), "rounds": arguments.rounds,
-              "async_dispatch": arguments.hand_over, "calls_in_a_round": arguments.each, "batches": {}}
+              "async_dispatch": arguments.hand_over, "calls_in_a_round": arguments.each,
+              "batches": {}}
     for batch in map(int, arguments.batches.split(",")):
         times = measure(actors, window, batch, arguments.rounds, arguments.each)
         medians = {name: np.median(t, axis=1) for name, t in times.items()}
