@@ -40,6 +40,11 @@ KEYS: dict[str, Key] = {
         lambda v: len(v) > 0 and set(v) <= {"train_teacher", "distill", "evaluate"},
         "a non-empty subset of 'train_teacher', 'distill', 'evaluate'",
     ),
+    "precision": Key(
+        "float32", "of products on an accelerator: 'float32'; 'tf32', products of float32 in TF32; "
+        "'bfloat16', layers compute in bfloat16, while parameters, losses, factors and all that is "
+        "done with a mixture stay float32", **_one_of("float32", "tf32", "bfloat16"),
+    ),
     # ---- the task
     "task.name": Key("toy", "which task", **_one_of("toy", "toy1d", "avoiding")),
     "task.observation_dim": Key(0, "toy: numbers in an observation; 0: a fixed target",

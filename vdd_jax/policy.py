@@ -49,6 +49,7 @@ class Policy:
     chunk: int = struct.field(pytree_node=False, default=1)  # H
     goal_length: int = struct.field(pytree_node=False, default=0)  # G
     min_weight: float = struct.field(pytree_node=False, default=0.0)  # see core.mixture.act
+    matmul: str = struct.field(pytree_node=False, default="highest")  # of products of float32
 
     def mixture(self, observation) -> Mixture:
         """q(·|s) with batch axes `[...]`, over actions of A · H numbers."""
@@ -122,7 +123,8 @@ def _mixture(policy: Policy, observation):
         seen = policy.scaler.context(*observation)
     else:
         seen = policy.scaler.scale_observation(observation)
-    scaled = policy.apply({"params": policy.params}, seen)
+    with jax.default_matmul_precision(policy.matmul):
+        scaled = policy.apply({"params": policy.params}, seen)
     return mixtures.affine(scaled, policy.scaler.action_std, policy.scaler.action_mean)
 
 
@@ -180,5 +182,6 @@ def load(workdir: str | Path) -> Policy:
     sizes = {} if problem.is_analytic(settings) else {
         name: settings.task[name] for name in ("window", "chunk", "goal_length")}
     return Policy(params, scaler, model.apply, spec.observation_dim, spec.action_dim,
-                  min_weight=settings.policy.min_weight, **sizes)
+                  min_weight=settings.policy.min_weight,
+                  matmul=problem.MATMUL[settings.precision], **sizes)
 

@@ -20,6 +20,8 @@ from vdd_jax.tasks import TASKS
 from vdd_jax.teachers import Teacher
 from vdd_jax.types import Batch, Context, TaskSpec, Trajectory
 
+# by config.precision, of products of float32: JAX's own default differs between kinds of devices
+MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest"}
 HELD_OUT = 4_096  # pairs of an analytic target that are never trained on
 
 
@@ -160,7 +162,8 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
         which = {"last": "ema", "raw": "raw", "held_out_loss": "best"}[settings.teacher.select]
         params = checkpoints.restore_params(
             checkpoint.abstract({k: shapes for k in ("ema", "raw", "best")}, place))[which]
-    return teachers.from_network(settings.teacher, params, action_dim), scaler, settings
+    teacher = teachers.from_network(settings.teacher, params, action_dim, dtype(config))
+    return teacher, scaler, settings
 
 
 def scaler_and_config(checkpoints: Checkpoints, what: str) -> tuple[Scaler, ConfigDict]:
@@ -208,4 +211,9 @@ def example(config: ConfigDict) -> Batch:
 def student(config: ConfigDict) -> MixtureOfExperts:
     """The student's module with the sizes of `config.student`."""
     action_dim = spec(config).action_dim * config.task.chunk
-    return MixtureOfExperts(action_dim=action_dim, **config.student.to_dict())
+    return MixtureOfExperts(action_dim=action_dim, dtype=dtype(config), **config.student.to_dict())
+
+
+def dtype(config: ConfigDict):
+    """What layers compute in; see `config.precision`."""
+    return jnp.bfloat16 if config.precision == "bfloat16" else jnp.float32

@@ -110,7 +110,11 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dic
       ConfigError, WorkdirError, CheckpointError, TrainingDiverged: with a text for the user.
     """
     config_lib.validate(config)
-    workdir = Path(workdir)
+    with jax.default_matmul_precision(problem.MATMUL[config.precision]):
+        return _run(config, Path(workdir), overwrite)
+
+
+def _run(config: ConfigDict, workdir: Path, overwrite: bool) -> dict | None:
     mesh = sharding.make_mesh(config)
     # reads the data: what is wrong with them leaves no trace
     block = announce(config, workdir, mesh)

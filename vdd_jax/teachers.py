@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from vdd_jax.core import mixture, preconditioning, samplers, schedules
@@ -67,14 +68,17 @@ def make_schedule(config: ConfigDict) -> Schedule:
     }[config.schedule]()
 
 
-def from_network(config: ConfigDict, params, action_dim: int) -> Teacher:
+def from_network(
+    config: ConfigDict, params, action_dim: int, dtype: DTypeLike = jnp.float32
+) -> Teacher:
     """The teacher of a trained denoiser.
 
     Args:
       config: the teacher's own `config.teacher`.
       params: of `denoiser.build(config, action_dim)`.
+      dtype: that the network computes in; scores are float32.
     """
-    model = denoiser.build(config, action_dim)
+    model = denoiser.build(config, action_dim, dtype)
     schedule = make_schedule(config)
     kind, sigma_data = config.prediction, config.sigma_data
 
@@ -101,7 +105,7 @@ def from_network(config: ConfigDict, params, action_dim: int) -> Teacher:
 
     joint = joint_score if config.backbone == "transformer" and config.window == "all" else None
     return Teacher(score, schedule, None, denoise, joint, params,
-                   lambda params: from_network(config, params, action_dim))
+                   lambda params: from_network(config, params, action_dim, dtype))
 
 
 def _noised_past(schedule, sigma_data, context, t):

@@ -150,7 +150,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     """
     settings = config.teacher
     data = problem.data(config)
-    model = denoiser.build(settings, data.train.action.shape[-1])
+    model = denoiser.build(settings, data.train.action.shape[-1], problem.dtype(config))
     init_key, step_key, check_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     mesh = sharding.make_mesh(config)

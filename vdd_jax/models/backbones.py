@@ -1,8 +1,12 @@
-"""Trunks: MLP and residual MLP, from observations `[..., O]` to features `[..., width]`."""
+"""Trunks: MLP and residual MLP, from observations `[..., O]` to features `[..., width]`.
+
+Everywhere in `models`, `dtype` is the type that layers compute in; parameters are float32.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike as DType
 
 ACTIVATIONS = {
     "gelu": nn.gelu,
@@ -19,11 +23,12 @@ class MLP(nn.Module):
     width: int
     depth: int
     activation: str = "mish"
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         for _ in range(self.depth):
-            x = ACTIVATIONS[self.activation](nn.Dense(self.width)(x))
+            x = ACTIVATIONS[self.activation](nn.Dense(self.width, dtype=self.dtype)(x))
         return x
 
 
@@ -33,16 +38,17 @@ class ResidualMLP(nn.Module):
     width: int
     depth: int
     activation: str = "mish"
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         act = ACTIVATIONS[self.activation]
         if self.depth == 0:
             return x
-        x = nn.Dense(self.width)(x)
+        x = nn.Dense(self.width, dtype=self.dtype)(x)
         for _ in range(self.depth):
-            h = nn.Dense(self.width)(act(x))
-            x = x + nn.Dense(self.width)(act(h))
+            h = nn.Dense(self.width, dtype=self.dtype)(act(x))
+            x = x + nn.Dense(self.width, dtype=self.dtype)(act(h))
         return act(x)
 
 

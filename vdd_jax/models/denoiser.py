@@ -8,6 +8,7 @@ computed once.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike as DType
 
 from vdd_jax.models import features
 from vdd_jax.models.backbones import ACTIVATIONS
@@ -28,18 +29,20 @@ class MLPDenoiser(nn.Module):
     fourier: int = 4
     dropout: float = 0.0
     activation: str = "mish"
+    dtype: DType = jnp.float32
 
     def setup(self):
-        def blocks(n):
-            return [(nn.Dense(self.width), nn.Dense(self.width)) for _ in range(n)]
+        def layer():
+            return nn.Dense(self.width, dtype=self.dtype)
 
-        self.first = nn.Dense(self.width)
+        def blocks(n):
+            return [(layer(), layer()) for _ in range(n)]
+
+        self.first = layer()
         self.encoder = blocks(self.encoder_depth)
-        self.from_code, self.from_action, self.from_noise = (
-            nn.Dense(self.width) for _ in range(3)
-        )
+        self.from_code, self.from_action, self.from_noise = (layer() for _ in range(3))
         self.body = blocks(self.depth)
-        self.last = nn.Dense(self.action_dim, kernel_init=nn.initializers.zeros)
+        self.last = nn.Dense(self.action_dim, kernel_init=nn.initializers.zeros, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
     def _residual(self, x, blocks, train):
@@ -57,7 +60,7 @@ class MLPDenoiser(nn.Module):
         # log(r)/4 lies within about ±2
         level = self.from_noise(features.fourier(noise[..., None], 6))
         h = self.from_action(x) + self.from_code(act(code)) + level
-        return self.last(act(self._residual(h, self.body, train)))
+        return self.last(act(self._residual(h, self.body, train))).astype(jnp.float32)
 
 
 class TransformerDenoiser(nn.Module):
@@ -77,15 +80,16 @@ class TransformerDenoiser(nn.Module):
     fourier: int = 0
     attention_dropout: float = 0.0
     dropout: float = 0.0
+    dtype: DType = jnp.float32
 
     def setup(self):
-        self.states = StateTokens(self.width, self.history, self.fourier)
-        self.actions = nn.Dense(self.width, kernel_init=_NORMAL)
-        self.level = nn.Dense(self.width, kernel_init=_NORMAL)
+        self.states = StateTokens(self.width, self.history, self.fourier, dtype=self.dtype)
+        self.actions = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
+        self.level = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
         self.transformer = Transformer(
-            self.width, self.depth, self.heads, self.attention_dropout, self.dropout
+            self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype
         )
-        self.last = nn.Dense(self.action_dim, kernel_init=_NORMAL)
+        self.last = nn.Dense(self.action_dim, kernel_init=_NORMAL, dtype=self.dtype)
 
     def _prefix(self, noise, context: Context, past):
         """Tokens before the newest action `[B, P, D]`, whether each is valid `[B, P]`, and the
@@ -124,11 +128,11 @@ class TransformerDenoiser(nn.Module):
             tokens = jnp.concatenate([tokens, newest[..., None, :]], axis=-2)
             valid = jnp.concatenate([valid, jnp.ones_like(valid[..., :1])], axis=-1)
             out, _ = self.transformer(tokens, valid, train=True)
-            return self.last(out[..., size, :])
+            return self.last(out[..., size, :]).astype(jnp.float32)
         _, caches = self.transformer(tokens, valid)
         one = jnp.ones((*newest.shape[:-1], 1), bool)
         out, _ = self.transformer(newest[..., None, :], one, caches, valid)
-        return self.last(out[..., 0, :])
+        return self.last(out[..., 0, :]).astype(jnp.float32)
 
     def all_actions(self, x, noise, context: Context, train: bool = False):
         """F of every action of the window, `[..., T, A]`, each seeing the states and actions
@@ -147,13 +151,15 @@ class TransformerDenoiser(nn.Module):
         valid = jnp.concatenate([valid, jnp.ones_like(valid[..., :1])], axis=-1)
         out, _ = self.transformer(tokens, valid, train=train)
         first = 2 + context.goal.shape[-2]
-        return self.last(out[..., first::2, :])
+        return self.last(out[..., first::2, :]).astype(jnp.float32)
 
 
-def build(config, action_dim: int) -> nn.Module:
-    """The network that `config.teacher` describes."""
+def build(config, action_dim: int, dtype: DType = jnp.float32) -> nn.Module:
+    """The network that `config.teacher` describes; it computes in `dtype` and answers in
+    float32."""
     shared = dict(action_dim=action_dim, width=config.width, depth=config.depth,
-                  history=config.history, fourier=config.fourier, dropout=config.dropout)
+                  history=config.history, fourier=config.fourier, dropout=config.dropout,
+                  dtype=dtype)
     if config.backbone == "mlp":
         return MLPDenoiser(encoder_depth=config.encoder_depth, activation=config.activation,
                            **shared)

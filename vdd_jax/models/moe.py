@@ -14,6 +14,7 @@ gating reads features through a stop-gradient; the loss of the experts gives it 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike as DType
 
 from vdd_jax.core import gaussian
 from vdd_jax.core.mixture import Mixture
@@ -37,6 +38,7 @@ class Expert(nn.Module):
     trunk: nn.Module | None
     body: nn.Module
     init_spread: float
+    dtype: DType
 
     @nn.compact
     def __call__(self, features):
@@ -47,11 +49,13 @@ class Expert(nn.Module):
         small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
         mean = nn.Dense(
             self.action_dim, kernel_init=small, bias_init=_uniform_bias(self.init_spread),
-            name="mean",
+            name="mean", dtype=self.dtype,
         )(h)
         num_off = self.action_dim * (self.action_dim - 1) // 2 if self.full else 0
-        scale = nn.Dense(self.action_dim + num_off, kernel_init=small, name="scale")(h)
-        return mean, scale, features
+        scale = nn.Dense(
+            self.action_dim + num_off, kernel_init=small, name="scale", dtype=self.dtype)(h)
+        # means, factors and weights are float32 whatever the layers compute in
+        return mean.astype(jnp.float32), scale.astype(jnp.float32), features
 
 
 class Experts(nn.Module):
@@ -66,6 +70,7 @@ class Experts(nn.Module):
     init_spread: float
     init_std: float
     std_floor: float
+    dtype: DType
 
     @nn.compact
     def __call__(self, observation, train=False):
@@ -86,6 +91,7 @@ class Experts(nn.Module):
             self.make_trunk(parent=None) if self.independent else None,
             self.make_head(parent=None),
             self.init_spread,
+            self.dtype,
             name="experts",
         )(shared)
         scale_tril = build_scale_tril(raw, self.action_dim, self.init_std, self.std_floor)
@@ -127,12 +133,14 @@ class Gating(nn.Module):
 
     num_experts: int
     body: nn.Module
+    dtype: DType
 
     @nn.compact
     def __call__(self, features):
         h = self.body(features)
-        logits = nn.Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="logits")(h)
-        return nn.log_softmax(logits)
+        logits = nn.Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="logits",
+                          dtype=self.dtype)(h)
+        return nn.log_softmax(logits.astype(jnp.float32))
 
 
 class MixtureOfExperts(nn.Module):
@@ -161,6 +169,7 @@ class MixtureOfExperts(nn.Module):
     init_std: float = 1.0
     std_floor: float = 1e-4
     per_step: bool = False
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, observation, train: bool = False) -> Mixture:
@@ -177,31 +186,33 @@ class MixtureOfExperts(nn.Module):
             if self.trunk == "transformer":
                 return ContextTransformer(
                     self.trunk_width, self.trunk_depth, self.heads, self.history, self.fourier,
-                    self.attention_dropout, self.dropout, self.per_step, **kw,
+                    self.attention_dropout, self.dropout, self.per_step, self.dtype, **kw,
                 )
             return BACKBONES[self.trunk](
-                self.trunk_width, self.trunk_depth, self.activation, **kw
+                self.trunk_width, self.trunk_depth, self.activation, self.dtype, **kw
             )
 
         def make_head(**kw):
-            return BACKBONES[self.head](self.head_width, self.head_depth, self.activation, **kw)
+            return BACKBONES[self.head](
+                self.head_width, self.head_depth, self.activation, self.dtype, **kw)
 
         means, scale_tril, features = Experts(
             self.action_dim, self.num_experts, self.independent, self.covariance == "full",
-            make_trunk, make_head, self.init_spread, self.init_std, self.std_floor,
+            make_trunk, make_head, self.init_spread, self.init_std, self.std_floor, self.dtype,
             name="experts",
         )(x, train)
         if self.gating == "uniform":
             log_weights = jnp.full(means.shape[:-1], -jnp.log(float(self.num_experts)))
             return Mixture(log_weights, means, scale_tril)
         # With independent experts there are no shared features: the gating is an MLP of its own.
-        body = BACKBONES["mlp"](self.gating_width, self.gating_depth, self.activation, parent=None)
+        body = BACKBONES["mlp"](
+            self.gating_width, self.gating_depth, self.activation, self.dtype, parent=None)
         features = jax.lax.stop_gradient(features)
         if isinstance(observation, Context) and self.trunk != "transformer":
             # When to change course is decided by the gating alone: it needs more than what the
             # experts' trunk happens to keep.
             features = jnp.concatenate([features, x], axis=-1)
-        log_weights = Gating(self.num_experts, body, name="gating")(features)
+        log_weights = Gating(self.num_experts, body, self.dtype, name="gating")(features)
         return Mixture(log_weights, means, scale_tril)
 
 

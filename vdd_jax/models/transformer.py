@@ -10,6 +10,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike as DType
 
 from vdd_jax.models import features
 from vdd_jax.types import Context
@@ -22,6 +23,7 @@ class Block(nn.Module):
     heads: int
     attention_dropout: float = 0.0
     dropout: float = 0.0
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x, mask, cache=None, train: bool = False):
@@ -33,9 +35,10 @@ class Block(nn.Module):
           cache: (keys, values) of P earlier tokens; their batch axes broadcast against x's.
         """
         def dense(features, name, scale=1.0):
-            return nn.Dense(features, kernel_init=nn.initializers.normal(0.02 * scale), name=name)
+            return nn.Dense(features, kernel_init=nn.initializers.normal(0.02 * scale), name=name,
+                            dtype=self.dtype)
 
-        h = nn.LayerNorm(name="norm_1")(x)
+        h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(x)
         q, k, v = (
             dense(self.width, name)(h).reshape(*h.shape[:-1], self.heads, -1)
             for name in ("query", "key", "value")
@@ -47,7 +50,7 @@ class Block(nn.Module):
             logits = jnp.concatenate([earlier, logits], axis=-1)
         logits = jnp.where(mask[..., None, :, :], logits, -1e9)
         attention = nn.Dropout(self.attention_dropout, deterministic=not train)(
-            jax.nn.softmax(logits, axis=-1)
+            jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(self.dtype)
         )
         num_cached = 0 if cache is None else cache[0].shape[-3]
         out = jnp.einsum("...hij,...jhd->...ihd", attention[..., num_cached:], v)
@@ -55,7 +58,7 @@ class Block(nn.Module):
             out = out + jnp.einsum("...hij,...jhd->...ihd", attention[..., :num_cached], cache[1])
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x = x + drop(dense(self.width, "project")(out.reshape(*out.shape[:-2], -1)))
-        h = nn.LayerNorm(name="norm_2")(x)
+        h = nn.LayerNorm(name="norm_2", dtype=self.dtype)(x)
         h = dense(self.width, "down")(nn.gelu(dense(4 * self.width, "up")(h)))
         return x + nn.Dropout(self.dropout, deterministic=not train)(h), (k, v)
 
@@ -68,6 +71,7 @@ class Transformer(nn.Module):
     heads: int
     attention_dropout: float = 0.0
     dropout: float = 0.0
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, tokens, valid, caches=None, valid_cached=None, train: bool = False):
@@ -94,10 +98,11 @@ class Transformer(nn.Module):
         for i in range(self.depth):
             cache = None if caches is None else caches[i]
             x, kv = Block(
-                self.width, self.heads, self.attention_dropout, self.dropout, name=f"block_{i}"
+                self.width, self.heads, self.attention_dropout, self.dropout, self.dtype,
+                name=f"block_{i}",
             )(x, mask, cache, train)
             new.append(kv)
-        return nn.LayerNorm(name="norm")(x), tuple(new)
+        return nn.LayerNorm(name="norm", dtype=self.dtype)(x), tuple(new)
 
 
 class StateTokens(nn.Module):
@@ -107,23 +112,26 @@ class StateTokens(nn.Module):
     history: str
     fourier: int
     max_window: int = 32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, context: Context):
         """Tokens of the goal `[..., G, D]` and of the observations `[..., T, D]`, with their
         position embeddings; those of the observations `[T, D]` too, for the actions."""
-        embed = nn.Dense(self.width, kernel_init=_NORMAL, name="embed")
+        embed = nn.Dense(self.width, kernel_init=_NORMAL, name="embed", dtype=self.dtype)
         positions = self.param("positions", _NORMAL, (self.max_window, self.width))
+        positions = positions.astype(self.dtype)
         goal, window = context.goal, context.observations.shape[-2]
         if window > self.max_window or goal.shape[-2] > self.max_window:
             raise ValueError(f"the transformer has places for {self.max_window} observations")
         states = embed(features.per_step(context, self.history, self.fourier))
         states = states + positions[:window]
         if not goal.shape[-2]:
-            return jnp.zeros((*states.shape[:-2], 0, self.width)), states, positions[:window]
+            return states[..., :0, :], states, positions[:window]
         still = Context(goal, jnp.zeros_like(goal), context.valid, goal, goal)
         goal_positions = self.param("goal_positions", _NORMAL, (self.max_window, self.width))
         goals = embed(features.per_step(still, self.history, self.fourier))
+        goal_positions = goal_positions.astype(self.dtype)
         return goals + goal_positions[: goal.shape[-2]], states, positions[:window]
 
 
@@ -141,16 +149,16 @@ class ContextTransformer(nn.Module):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     per_step: bool = False
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, context: Context, train: bool = False):
-        goals, states, _ = StateTokens(self.width, self.history, self.fourier, name="tokens")(
-            context
-        )
+        goals, states, _ = StateTokens(
+            self.width, self.history, self.fourier, dtype=self.dtype, name="tokens")(context)
         tokens = jnp.concatenate([goals, states], axis=-2)
         seen = jnp.concatenate([jnp.ones(goals.shape[:-1], bool), context.valid], axis=-1)
         out, _ = Transformer(
-            self.width, self.depth, self.heads, self.attention_dropout, self.dropout,
+            self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype,
             name="transformer",
         )(tokens, seen, train=train)
         return out[..., goals.shape[-2] :, :] if self.per_step else out[..., -1, :]
