@@ -82,6 +82,12 @@ REFUSED = {
                               ["{claimed}", "another configuration", "config.seed: 0 → 1"]),
     "a foreign directory": ([TOY + ":smoke", "--workdir={foreign}"],
                             ["{foreign}", "not empty and not a run of vdd_jax"]),
+    "processes without a coordinator": ([TOY, "--num_processes=2"], ["need --coordinator"]),
+    "a coordinator of nobody": ([TOY, "--coordinator=localhost:1", "--num_processes=2"],
+                                ["--coordinator=localhost:1 needs --num_processes=N"]),
+    "more devices than there are": (
+        [TOY + ":smoke", "--workdir={untouched}", "--config.run.devices=99"],
+        ["config.run.devices is 99, but there are "]),
 }
 
 PRINTED = {
@@ -120,6 +126,20 @@ def results(directories):
         input=json.dumps(argvs), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return dict(zip(lines, json.loads(done.stdout), strict=True))
+
+
+def test_how_jax_is_set_up(tmp_path):
+    """Programs are kept under the user's cache directory unless the user says where, and run on
+    the calling thread."""
+    code = ("from vdd_jax import main; main._configure_jax(); import jax; "
+            "print(jax.config.jax_compilation_cache_dir, "
+            "jax.config.read('jax_cpu_enable_async_dispatch'))")
+    given = {**environment(), "XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
+    for said, expected in (("", str(tmp_path / "vdd_jax" / "xla")), ("/elsewhere", "/elsewhere")):
+        given["JAX_COMPILATION_CACHE_DIR"] = said
+        done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True,
+                              text=True, timeout=100, check=True)
+        assert done.stdout.split() == [expected, "False"]
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -17,9 +17,6 @@ from ml_collections import config_flags  # noqa: E402
 from vdd_jax import config as config_lib  # noqa: E402
 from vdd_jax import preemption, stages  # noqa: E402
 
-# A single action on a CPU is half of it the handing over of its program to another thread.
-jax.config.update("jax_cpu_enable_async_dispatch", False)
-
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE[:variant].")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything is written; a run found there is resumed. "
@@ -102,7 +99,17 @@ def _parse(argv):
     return rest
 
 
+def _configure_jax():
+    # a program that was compiled once is not compiled again by the next run
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "vdd_jax", "xla"))
+    # of a single action on a CPU a good part is the handing over to another thread
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
 def main():
+    _configure_jax()
     # A save that fails in the background is told in a sentence by the thread that waits for it
     # (checkpoint.py); the background need not print a page of traceback as well.
     threading.excepthook = lambda failure: print(
