@@ -51,7 +51,8 @@ def test_every_row_has_a_line_in_table_and_record(tmp_path, capsys, monkeypatch)
     sizes = TINY._replace(action_dim=2, window=2, samples=1, teacher_depth=1, dropout=0.0)
     given = ",".join(f"{name}={value}" for name, value in sizes._asdict().items())
     out = tmp_path / "new" / "step.json"
-    assert step.main(["--batches=3", "--threads=1", "--rounds=2", "--each=1",
+    threads = min(2, len(os.sched_getaffinity(0)))  # programs are compiled side by side
+    assert step.main(["--batches=3", f"--threads={threads}", "--rounds=2", "--each=1",
                       f"--sizes={given}", f"--out={out}"]) == 0
     printed, record = capsys.readouterr().out, json.loads(out.read_text())
     rows = record["batches"]["3"]
@@ -63,7 +64,7 @@ def test_every_row_has_a_line_in_table_and_record(tmp_path, capsys, monkeypatch)
         row = rows[name]
         middle, least, most = row["ms"]
         assert 0 < least <= middle <= most and row["peak_mib"] > 10
-        assert row["us_per_action"] == pytest.approx(1e3 * middle / row["actions"], abs=1e-3)
+        assert row["us_per_action"] == pytest.approx(1e3 * middle / row["actions"], rel=1e-3)
         assert {"jax", "flax"} <= set(row["versions"])
     assert [rows[n]["windows"] for n in rows] == [3, 3, 3, 3, 6]
     assert [rows[n]["actions"] for n in rows] == [6, 6, 6, 3, 6]
@@ -75,7 +76,7 @@ def test_every_row_has_a_line_in_table_and_record(tmp_path, capsys, monkeypatch)
         assert "no C++ compiler" in rows["compile"]["skipped"]
         assert rows["eager"]["step_of_eager"] == [1, 1, 1]
         assert rows["forced"]["action_of_eager"][0] == pytest.approx(
-            2 * rows["forced"]["step_of_eager"][0], abs=2e-3)
+            2 * rows["forced"]["step_of_eager"][0], abs=2e-3)  # both are rounded
     assert "PyTorch, compiled: skipped: " in printed
 
 

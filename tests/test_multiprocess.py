@@ -26,7 +26,9 @@ from tiny_config import tiny_avoiding
 
 def get_config():
     config = tiny_avoiding(student__num_experts=4, distill__batch_size=8, distill__warm_start=0.5,
-                           distill__warm_batch_size=16, distill__likelihood_weight=1.0)
+                           distill__warm_batch_size=16, distill__likelihood_weight=1.0,
+                           student__trunk="transformer", student__dropout=0.1,
+                           teacher__dropout=0.1)
     config.stages = ("train_teacher", "distill")
     config.run.log_every = config.run.checkpoint_every = config.run.steps_per_dispatch = 4
     return config

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vdd_jax import checkpoint, problem, reallocate, sharding, training
 from vdd_jax import config as config_lib
 from vdd_jax.core import mixture, objectives
+from vdd_jax.core.keys import for_dropout
 from vdd_jax.data import batch_at, first
 from vdd_jax.handover import teachers_actions, with_teachers_trunk
 from vdd_jax.models.denoiser import window_actions
@@ -82,7 +83,7 @@ def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch):
 
     def student(experts, params, observation, key):
         return model.apply({"params": {**params, "experts": experts}}, observation, train=True,
-                           rngs={"dropout": key})
+                           rngs={"dropout": for_dropout(key)})
 
     def actions(batch):  # `[B, A]`; jointly `[B, T, A]`
         return window_actions(batch) if config.window == "joint" else batch.action

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from vdd_jax import problem, sharding, training
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import noise_density, objectives, preconditioning
+from vdd_jax.core.keys import for_dropout
 from vdd_jax.data import batch_at, jitter
 from vdd_jax.models import denoiser
 from vdd_jax.teachers import make_schedule
@@ -86,7 +87,7 @@ def make_loss(config: ConfigDict, model):
         seen, level = preconditioning.network_input(schedule, sigma_data, x, at)
         out = model.apply(
             {"params": params}, seen, level.reshape(t.shape), batch.observation, train=train,
-            method=method, rngs={"dropout": drop_key},
+            method=method, rngs={"dropout": for_dropout(drop_key)},
         )
         wanted = preconditioning.target(kind, schedule, sigma_data, action, eps, at)
         return objectives.denoising(out, wanted, weight)
