@@ -98,7 +98,7 @@ def test_wrong_options_are_refused(option, capsys):
 
 def test_ratios_are_taken_within_a_round():
     """A machine that is twice as slow in one round changes no ratio."""
-    facts = {"facts": {}, "peak_mib": 1.0}
+    facts = {"facts": {}, "peak_mib": 1.0, "busy": [1.0, 2.0]}
     found = {"eager": {**facts, "ms": [[2.0, 9.0, 2.0], [4.0, 4.0, 1.0]]},
              "forced": {**facts, "ms": [[1.0, 1.0, 7.0], [2.0, 2.0, 2.0]]}}
     result = step.summary(found, TINY, 4)
@@ -106,6 +106,7 @@ def test_ratios_are_taken_within_a_round():
     assert result["forced"]["step_of_eager"] == [0.5, 0.5, 0.5]
     assert result["forced"]["action_of_eager"] == [1.5, 1.5, 1.5]  # one action where eager has 3
     assert result["forced"]["us_per_action"] == pytest.approx(1500 / 4)
+    assert result["forced"]["busy_cores"] == 1.5
 
 
 def test_jax_rows_have_float32_only():

@@ -118,9 +118,10 @@ def test_a_notice_to_leave_saves_and_the_same_command_goes_on(alone, tmp_path):
     """SIGTERM in training: exit status 75, and nothing is lost."""
     workdir = tmp_path / "run"
     [running] = start(tmp_path, workdir, 1)
-    while not (workdir / "config.json").exists():
+    while not (workdir / "teacher" / "checkpoints").exists():
         assert running.poll() is None, running.communicate()
         time.sleep(0.05)
+    time.sleep(0.5)  # the handler is set a moment later
     running.send_signal(signal.SIGTERM)
     _, error = running.communicate(timeout=300)
     assert running.returncode == 75, error[-3_000:]

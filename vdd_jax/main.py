@@ -37,7 +37,6 @@ def _main(_):
     config = _CONFIG.value
     config_lib.validate(config)
     _join_processes()
-    preemption.listen()
     if _PRINT.value:
         print(config_lib.to_json(config))
         return

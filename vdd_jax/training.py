@@ -83,6 +83,7 @@ def run(
     with (
         checkpoint.Checkpoints(workdir / stage.name / "checkpoints") as checkpoints,
         Log(workdir / "metrics.jsonl", stage.name, stage.iterations) as log,
+        preemption.listening() as noticed,
     ):
         if checkpoints.latest_step() is not None:
             state = stage.join(*checkpoints.restore_training(
@@ -97,7 +98,7 @@ def run(
             done = after
             log.progress(done)
             state = look(state, done, metrics, log)
-            leaving = preemption.noticed(done)
+            leaving = noticed(done)
             if (leaving or done % config.run.checkpoint_every == 0 or done == end
                     or stage.finished(state)):
                 checkpoints.save(done, *stage.split(state), scaler, identity)
