@@ -181,7 +181,8 @@ def test_an_output_of_0_has_unit_loss():
     action = 2.0 * np.random.default_rng(0).normal(size=(n, A)).astype(np.float32)
     seen = jax.tree.map(lambda v: jnp.broadcast_to(v[:1], (n, *v.shape[1:])), data.observation)
     params = jax.tree.map(jnp.zeros_like, state.params)
-    loss = train_teacher.make_loss(config, model)(params, Batch(seen, action), KEY, False)
+    drawn = train_teacher.draw(config, Batch(seen, action), *jax.random.split(KEY))
+    loss = train_teacher.make_loss(config, model)(params, drawn, KEY, False)
     np.testing.assert_allclose(loss, 1.0, atol=0.05)
 
 
@@ -195,8 +196,9 @@ def test_the_loss_by_hand(window):
     past = np.random.default_rng(1).normal(size=(B, T - 1, A)).astype(np.float32)
     batch = Batch(c._replace(past_actions=jnp.asarray(past)), jnp.full((B, A), 2.0))
     params = jax.tree.map(jnp.zeros_like, state.params)
+    drawn = train_teacher.draw(config, batch, *jax.random.split(KEY))
     loss = jax.jit(train_teacher.make_loss(config, model), static_argnums=3)(
-        params, batch, KEY, False)
+        params, drawn, KEY, False)
     squares = np.full((B, T), 4.0)
     squares[:, :-1] = (past**2).mean(-1)
     expected = 4.0 if window == "last" else squares[np.asarray(c.valid)].mean()
@@ -282,8 +284,8 @@ def test_the_windows_of_an_update_are_moved(std, monkeypatch):
     seen = []
 
     def make_loss(config, model):
-        def loss(params, batch, key, train):
-            seen.append(batch.observation.observations)
+        def loss(params, drawn, key, train):
+            seen.append(drawn.batch.observation.observations)
             return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
 
         return loss

@@ -282,6 +282,10 @@ KEYS: dict[str, Key] = {
         1, "parts over which the experts are split; the batch is split over the rest of the "
         "devices", **_at_least(1),
     ),
+    "run.accumulate": Key(
+        1, "slices of a batch whose gradients are computed one after the other, where memory is "
+        "short", **_at_least(1),
+    ),
     "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
                                   **_at_least(1)),
     "run.log_every": Key(1_000, "iterations between two lines of metrics", **_at_least(1)),

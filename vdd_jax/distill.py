@@ -16,11 +16,10 @@ from ml_collections import ConfigDict
 
 from vdd_jax import checkpoint, problem, reallocate, sharding, training
 from vdd_jax import config as config_lib
-from vdd_jax.core import mixture, objectives
-from vdd_jax.core.keys import for_dropout
+from vdd_jax.core import mixture
 from vdd_jax.data import batch_at, first
+from vdd_jax.distill_losses import draw, make_losses
 from vdd_jax.handover import teachers_actions, with_teachers_trunk
-from vdd_jax.models.denoiser import window_actions
 from vdd_jax.noise_levels import check_noise, noise_level
 from vdd_jax.types import Batch, Observation
 
@@ -66,137 +65,57 @@ def init(config: ConfigDict, model, key: jax.Array, observation: Observation) ->
     )
 
 
-def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch):
+def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch, parts: int = 1):
     """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
     All randomness comes from `key`, of the run, and `state.step`. `config` is `config.distill`;
-    `split` says how a batch lies on the devices (`sharding.split_batch`).
+    `split` says how a batch lies on the devices (`sharding.split_batch`); gradients are computed
+    in `parts` slices of it (`training.value_and_grad`).
     """
     expert_optimiser, gating_optimiser = optimisers(config)
-    diffused = config.bound == "diffused"
+    bounds, likelihood, gating = (
+        training.value_and_grad(loss, parts) for loss in make_losses(config, model, teacher))
 
-    if config.window == "joint":
-        model = model.clone(per_step=True)
-        teacher_score = teacher.joint_score
-    else:
-        teacher_score = teacher.score
+    def drawn(state, batch, *keys):
+        return draw(config, teacher.schedule, state.step, batch, *keys)
 
-    def student(experts, params, observation, key):
-        return model.apply({"params": {**params, "experts": experts}}, observation, train=True,
-                           rngs={"dropout": for_dropout(key)})
-
-    def actions(batch):  # `[B, A]`; jointly `[B, T, A]`
-        return window_actions(batch) if config.window == "joint" else batch.action
-
-    def level_at(state, key, batch):
-        progress = state.step / config.num_iterations
-        level = noise_level(config.noise, teacher.schedule, progress, key, len(batch.action))
-        if config.window == "joint":  # one level for a window
-            level = jax.tree.map(lambda v: v[:, None], level)
-        return level
-
-    def nll(q, batch, level, key):
-        """E −log q_σ(α a + σ ε) over the batch's actions: the forward KL, but for a constant."""
-        action = actions(batch)
-        eps = jax.random.normal(key, action.shape)
-        x = level.alpha[..., None] * action + level.sigma[..., None] * eps
-        values = -mixture.log_prob(mixture.diffuse(q, level.alpha, level.sigma), x)
-        if config.window == "joint":
-            values = values * batch.observation.valid / jnp.mean(batch.observation.valid)
-        return jnp.mean(values)
+    def of_experts(value, grads, level):
+        return {"expert_surrogate": value, "expert_grad_norm": optax.tree.norm(grads),
+                "noise": jnp.mean(level.sigma / level.alpha)}
 
     def expert_update(state: State, batch: Batch, key):
-        level_key, eps_key, drop_key, nll_key = jax.random.split(key, 4)
-        level = level_at(state, level_key, batch)
-        noise = jax.random.normal(eps_key, (2, config.samples_per_state, *actions(batch).shape))
-
-        def score(x, t):
-            return teacher_score(x, batch.observation, t.reshape(len(batch.action)))
-
-        def loss(experts):
-            q = student(experts, state.params, batch.observation, drop_key)
-            old = objectives.e_step(q, level, diffused)
-
-            def bound(index, mean, scale_tril):
-                return objectives.expert_bound(
-                    index, mean, scale_tril, noise, old, score, level,
-                    bound=config.bound, entropy=config.entropy,
-                )
-
-            if config.weighting == "denoiser":
-                weight = jnp.square(level.sigma / level.alpha)
-            else:
-                weight = jnp.ones_like(level.sigma)
-            axis = q.log_weights.ndim - 1  # of the experts
-            num_experts = q.log_weights.shape[axis]
-            bounds = jax.vmap(bound, in_axes=(0, axis, axis), out_axes=axis)(
-                jnp.arange(num_experts), q.means, q.scale_tril
-            ) * weight[..., None]  # `[B, Z]`
-            if config.weight_by_gating:
-                bounds = bounds * jnp.exp(jax.lax.stop_gradient(q.log_weights))
-            if config.window == "joint":  # steps before the episode count for nothing
-                valid = batch.observation.valid
-                bounds = bounds * (valid / jnp.mean(valid))[..., None]
-            total = bounds.mean(axis=tuple(range(axis))).sum()
-            if config.likelihood_weight:
-                total += config.likelihood_weight * nll(q, batch, level, nll_key)
-            return total
-
-        value, grads = jax.value_and_grad(loss)(state.params["experts"])
+        level_key, sample_key, drop_key, eps_key = jax.random.split(key, 4)
+        noise = drawn(state, batch, level_key, eps_key, sample_key)
+        value, grads = bounds(state.params["experts"], noise, drop_key, state.params)
         updates, opt = expert_optimiser.update(grads, state.expert_opt)
         params = {**state.params, "experts": optax.apply_updates(state.params["experts"], updates)}
-        metrics = {"expert_surrogate": value, "expert_grad_norm": optax.tree.norm(grads),
-                   "noise": jnp.mean(level.sigma / level.alpha)}
-        return state._replace(params=params, expert_opt=opt), metrics
+        return (state._replace(params=params, expert_opt=opt),
+                of_experts(value, grads, noise.level))
 
     def likelihood_update(state: State, batch: Batch, key):
-        """−log q_σ(α a + σ ε) of actions of the teacher, for experts and gating together."""
         level_key, eps_key, drop_key = jax.random.split(key, 3)
-        level = level_at(state, level_key, batch)
-
-        def loss(params):
-            q = student(params["experts"], params, batch.observation, drop_key)
-            return nll(q, batch, level, eps_key)
-
-        value, grads = jax.value_and_grad(loss)(state.params)
+        noise = drawn(state, batch, level_key, eps_key)
+        value, grads = likelihood(state.params, noise, drop_key)
         updates, expert_opt = expert_optimiser.update(grads["experts"], state.expert_opt)
         params = {"experts": optax.apply_updates(state.params["experts"], updates)}
-        gating_opt = state.gating_opt
+        gating_opt, metrics = state.gating_opt, of_experts(value, grads["experts"], noise.level)
         if "gating" in state.params:
             updates, gating_opt = gating_optimiser.update(grads["gating"], gating_opt)
             params["gating"] = optax.apply_updates(state.params["gating"], updates)
-        metrics = {"expert_surrogate": value,
-                   "expert_grad_norm": optax.tree.norm(grads["experts"]),
-                   "noise": jnp.mean(level.sigma / level.alpha)}
-        if "gating" in state.params:
             metrics["gating_loss"] = jnp.zeros(())
         return state._replace(params=params, expert_opt=expert_opt, gating_opt=gating_opt), metrics
 
     def gating_update(state: State, batch: Batch, key):
         level_key, eps_key, drop_key = jax.random.split(key, 3)
-        level = level_at(state, level_key, batch)
         begin, full = config.gating_start, config.gating_full
         progress = state.step / config.num_iterations
         smoothing = (
             1.0 - jnp.clip((progress - begin) / (full - begin), 0.0, 1.0) if full > begin else 0.0
         )
 
-        def loss(gating):
-            params = {**state.params, "gating": gating}
-            q = student(state.params["experts"], params, batch.observation, drop_key)
-            action, at = actions(batch), q
-            if config.gating_diffused:
-                eps = jax.random.normal(eps_key, action.shape)
-                action = level.alpha[..., None] * action + level.sigma[..., None] * eps
-                at = mixture.diffuse(q, level.alpha, level.sigma)
-            responsibilities = mixture.log_responsibilities(jax.lax.stop_gradient(at), action)
-            loss = objectives.gating(q.log_weights, responsibilities, smoothing)
-            if config.window == "joint":
-                loss = loss * batch.observation.valid / jnp.mean(batch.observation.valid)
-            return jnp.mean(loss)
-
         def update(state):
-            value, grads = jax.value_and_grad(loss)(state.params["gating"])
+            noise = drawn(state, batch, level_key, eps_key)
+            value, grads = gating(state.params["gating"], noise, drop_key, state.params, smoothing)
             updates, opt = gating_optimiser.update(grads, state.gating_opt)
             params = {
                 **state.params, "gating": optax.apply_updates(state.params["gating"], updates)
@@ -316,7 +235,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
 
     def step(state, inputs, key):
         data, params = inputs
-        return make_step(config.distill, model, task.teacher.of(params), split)(state, data, key)
+        return make_step(config.distill, model, task.teacher.of(params), split,
+                         config.run.accumulate)(state, data, key)
 
     def reallocation(state, inputs, key):
         data, params = inputs

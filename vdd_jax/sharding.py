@@ -44,9 +44,12 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"{_near(config.student.num_experts, run.expert_parallel)} experts would do")
     split = num // run.expert_parallel
     for name, size in _batches(config).items():
-        if size % split:
-            errors.append(f"config.{name} is {size}, which {split} devices do not divide; "
-                          f"{_near(size, split)} would do, or fewer config.run.devices")
+        parts = split * run.accumulate
+        if size % parts:
+            by = f"{split} devices" if run.accumulate == 1 else (
+                f"{split} devices × config.run.accumulate = {run.accumulate}")
+            errors.append(f"config.{name} is {size}, which {by} do not divide; "
+                          f"{_near(size, parts)} would do, or fewer config.run.devices")
     if errors:
         raise ConfigError("\n".join(errors))
     return jax.make_mesh((split, run.expert_parallel), ("data", "expert"),

@@ -68,26 +68,44 @@ def init(config: ConfigDict, model, key: jax.Array, example: Batch) -> State:
     )
 
 
-def make_loss(config: ConfigDict, model):
-    """`loss(params, batch, key, train) → scalar`; `config` is `config.teacher`."""
-    schedule = make_schedule(config)
-    kind, sigma_data, noise = config.prediction, config.sigma_data, config.noise
+class Drawn(NamedTuple):
+    """A batch and its noise; the batch is the first axis of every array, so that a loss can be
+    computed in slices. A denoised action is `[B, A]`, with whole windows `[B, T, A]`."""
 
-    def loss(params, batch: Batch, key, train: bool):
-        time_key, eps_key, drop_key = jax.random.split(key, 3)
-        t = noise_density.sample_time(
-            noise.density, schedule, time_key, batch.action.shape[:1], noise.mean, noise.scale)
-        action, weight, at, method = batch.action, jnp.ones(()), t, model.__call__
+    batch: Batch
+    t: jax.Array  # `[B]`
+    eps: jax.Array  # of the action's shape
+    weight: jax.Array  # of an action, 1 on average: steps before the episode do not count
+
+
+def draw(config: ConfigDict, batch: Batch, time_key, eps_key) -> Drawn:
+    """Noise from the density of `config.noise`; `config` is `config.teacher`."""
+    noise = config.noise
+    t = noise_density.sample_time(noise.density, make_schedule(config), time_key,
+                                  batch.action.shape[:1], noise.mean, noise.scale)
+    action, weight = batch.action, jnp.ones(batch.action.shape[:1])
+    if denoiser.whole_window(config):
+        action = denoiser.window_actions(batch)
+        valid = batch.observation.valid.astype(action.dtype)
+        weight = valid / jnp.mean(valid)
+    return Drawn(batch, t, jax.random.normal(eps_key, action.shape), weight)
+
+
+def make_loss(config: ConfigDict, model):
+    """`loss(params, drawn, dropout_key, train) → scalar`; `config` is `config.teacher`."""
+    schedule = make_schedule(config)
+    kind, sigma_data = config.prediction, config.sigma_data
+
+    def loss(params, drawn: Drawn, key, train: bool):
+        batch, t, eps, weight = drawn
+        action, at, method = batch.action, t, model.__call__
         if denoiser.whole_window(config):
-            action = denoiser.window_actions(batch)
-            valid = batch.observation.valid.astype(action.dtype)
-            weight, at, method = valid / jnp.mean(valid), t[:, None], model.all_actions
-        eps = jax.random.normal(eps_key, action.shape)
+            action, at, method = denoiser.window_actions(batch), t[:, None], model.all_actions
         x = schedule.alpha(at)[..., None] * action + schedule.sigma(at)[..., None] * eps
         seen, level = preconditioning.network_input(schedule, sigma_data, x, at)
         out = model.apply(
             {"params": params}, seen, level.reshape(t.shape), batch.observation, train=train,
-            method=method, rngs={"dropout": for_dropout(drop_key)},
+            method=method, rngs={"dropout": for_dropout(key)},
         )
         wanted = preconditioning.target(kind, schedule, sigma_data, action, eps, at)
         return objectives.denoising(out, wanted, weight)
@@ -95,14 +113,16 @@ def make_loss(config: ConfigDict, model):
     return loss
 
 
-def make_step(config: ConfigDict, model, split=lambda batch: batch):
+def make_step(config: ConfigDict, model, split=lambda batch: batch, parts: int = 1):
     """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
     All randomness comes from `key`, of the run, and `state.step`. `config` is `config.teacher`;
-    `split` says how a batch lies on the devices (`sharding.split_batch`).
+    `split` says how a batch lies on the devices (`sharding.split_batch`); gradients are computed
+    in `parts` slices of it (`training.value_and_grad`).
     """
     opt = optimiser(config)
     loss = make_loss(config, model)
+    gradient = training.value_and_grad(lambda *given: loss(*given, True), parts)
 
     def step(state: State, data: Batch, key: jax.Array):
         batch_key, noise_key = jax.random.split(key)
@@ -112,7 +132,8 @@ def make_step(config: ConfigDict, model, split=lambda batch: batch):
             key, jitter_key = jax.random.split(key)
             batch = batch._replace(
                 observation=jitter(batch.observation, config.state_jitter, jitter_key))
-        value, grads = jax.value_and_grad(loss)(state.params, batch, key, True)
+        *noise_keys, drop_key = jax.random.split(key, 3)
+        value, grads = gradient(state.params, draw(config, batch, *noise_keys), drop_key)
         updates, opt_state = opt.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         # the average forgets its start: early on it follows faster than its decay says
@@ -131,8 +152,11 @@ def make_check(config: ConfigDict, model, held_out: Batch, key: jax.Array):
     keys = jax.random.split(key, NOISES)  # the same noises each time: losses can be compared
 
     def check(state: State):
-        values = jax.lax.map(lambda k: loss(state.ema, held_out, k, False), keys)
-        value = jnp.mean(values)
+        def one(key):
+            *noise_keys, unused = jax.random.split(key, 3)
+            return loss(state.ema, draw(config, held_out, *noise_keys), unused, False)
+
+        value = jnp.mean(jax.lax.map(one, keys))
         better = value < state.best_loss
         best = jax.tree.map(lambda b, e: jnp.where(better, e, b), state.best, state.ema)
         state = state._replace(
@@ -160,7 +184,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         lambda k: init(settings, model, k, problem.example(config)),
         lambda shapes: sharding.of_state(shapes, mesh), init_key)
     advance = training.scanned(
-        make_step(settings, model, sharding.split_batch(mesh)), shardings, donate=False)
+        make_step(settings, model, sharding.split_batch(mesh), config.run.accumulate),
+        shardings, donate=False)
     check = jax.jit(make_check(settings, model, data.held_out, check_key),
                     out_shardings=(shardings, sharding.replicated(mesh)))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vdd_jax import checkpoint, preemption, sharding
@@ -22,6 +23,35 @@ class Stage(NamedTuple):
     split: Callable[[Any], tuple[dict, dict]]  # state → (parameters, what only a resume needs)
     join: Callable[[dict, dict], Any]  # the inverse
     finished: Callable[[Any], bool] = lambda state: False  # whether to stop before the end
+
+
+def value_and_grad(loss, parts: int):
+    """As `jax.value_and_grad`, the batch in `parts` slices one after the other (gradient
+    accumulation): the memory of one slice, the same numbers but for rounding and dropout.
+
+    Args:
+      loss: (params, batch, key, *rest) → scalar, a mean over the batch, which every array of
+        `batch` has as its first axis.
+    """
+    compute = jax.value_and_grad(loss)
+    if parts == 1:
+        return compute
+
+    def accumulated(params, batch, key, *rest):
+        # strided: a slice takes its share from every device that the batch is split over
+        slices = jax.tree.map(
+            lambda v: v.reshape(len(v) // parts, parts, *v.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total, given):
+            number, part = given
+            found = compute(params, part, jax.random.fold_in(key, number), *rest)
+            return jax.tree.map(jnp.add, total, found), None
+
+        start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(add, start, (jnp.arange(parts), slices))
+        return jax.tree.map(lambda v: v / parts, total)
+
+    return accumulated
 
 
 def scanned(step, shardings, donate: bool):
