@@ -135,3 +135,11 @@ def test_snapshots_are_in_the_tasks_units(finished, policy):
 def test_nothing_to_draw_is_no_error(tmp_path):
     """A run without snapshots and metrics gives no figures."""
     assert figures.draw(tiny(), tmp_path) == []
+
+
+@pytest.mark.parametrize("num_experts", [8, 16])
+def test_no_expert_is_grey(num_experts):
+    """Grey is for obstacles and for what failed; as long as there are colours none comes twice."""
+    colours = [figures.expert_colour(z, num_experts)[:3] for z in range(num_experts)]
+    assert all(max(c) - min(c) > 0.1 for c in colours)
+    assert len(set(colours)) == num_experts

@@ -119,7 +119,9 @@ def ellipses(axis, student: Mixture) -> None:
 
 def expert_colour(z: int, num_experts: int) -> tuple:
     """The colour of an expert, the same in every figure of a run."""
-    return plt.get_cmap("tab20" if num_experts > 10 else "tab10")(z % 20)
+    name, size = ("tab20", 20) if num_experts > 10 else ("tab10", 10)
+    kept = [i for i in range(size) if i * 20 // size not in (14, 15)]  # grey is for other things
+    return plt.get_cmap(name)(kept[z % len(kept)])
 
 
 def _lines(axis, config, target, student):
