@@ -107,22 +107,27 @@ def trajectories(report: dict, episodes: dict[str, Episodes], weights: np.ndarra
       episodes: of `ACTORS`.
       weights: the student's gating, see `gating`, `[N, L, Z]`.
     """
-    figure = plt.figure(figsize=(13, 6), layout="compressed")
-    below = ["bar", "bar", "legend"]
-    axes = figure.subplot_mosaic([list(ACTORS), below], height_ratios=[1, 0.035])
-    for actor, (reported, title) in ACTORS.items():
-        axis, of = axes[actor], report[reported]
+    # placed by hand: no layout of matplotlib holds axes of equal units and what is below them
+    low, high = _limits_of_plane()
+    width, gap, below = 4.0, 0.15, 0.9  # inches
+    height = width * (high - low)[1] / (high - low)[0]
+    figure = plt.figure(figsize=(3 * width + 2 * gap, below + height))
+    for i, (actor, (reported, title)) in enumerate(ACTORS.items()):
+        left = i * (width + gap)
+        axis, of = _add_axes(figure, left, below, width, height), report[reported]
         plane(axis)
         axis.set_title(f"{title}: success {of['success']:.2f}, entropy {of['entropy']:.2f}",
                        fontsize=11)
         if actor == MAIN:
-            _paths_by_expert(axis, axes["legend"], episodes[actor], weights)
+            beside = _add_axes(figure, left, 0, width, below - 0.5)
+            _paths_by_expert(axis, beside, episodes[actor], weights)
         else:
             _paths_by_mode(axis, episodes[actor])
-        if axis is not axes["teacher"]:
+        if i:
             axis.set(ylabel="", yticklabels=[])
     colours = plt.cm.ScalarMappable(plt.Normalize(-0.5, geometry.NUM_MODES - 0.5), MODE_COLOURS)
-    bar = figure.colorbar(colours, cax=axes["bar"], orientation="horizontal",
+    place = _add_axes(figure, 0, below - 0.7, 2 * width + gap, 0.18)
+    bar = figure.colorbar(colours, cax=place, orientation="horizontal",
                           ticks=[*range(0, geometry.NUM_MODES, 4), geometry.NUM_MODES - 1])
     bar.set_label("teachers: mode (12 and more: right of the first cylinder), grey: failed; "
                   "×: end of a failed episode")
@@ -142,12 +147,18 @@ def plane(axis) -> None:
         axis.add_patch(Circle(centre, radius + geometry.ROD_RADIUS, color="0.88", zorder=0))
         axis.add_patch(Circle(centre, radius, color="0.45", zorder=0.5))
     axis.axhline(geometry.FINISH_Y, color="0.3", linestyle="--", linewidth=1, zorder=0)
-    left, right = geometry.CORRIDOR_X
-    axis.text(left + 0.01, geometry.FINISH_Y + 0.006, "finish", fontsize=8, color="0.3")
+    low, high = _limits_of_plane()
+    axis.text(low[0] + 0.01, geometry.FINISH_Y + 0.006, "finish", fontsize=8, color="0.3")
     axis.plot(*geometry.START, "k^", markersize=5, zorder=4)
     axis.annotate("start", geometry.START, (8, -3), textcoords="offset points", fontsize=8)
-    axis.set(xlim=(left, right), ylim=(geometry.START[1] - 0.03, geometry.FINISH_Y + 0.04),
-             aspect="equal", xlabel="x (m)", ylabel="y (m)")
+    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xlabel="x (m)",
+             ylabel="y (m)")
+
+
+def _limits_of_plane():
+    """The corners of what is drawn, in metres: least `[2]` and greatest `[2]`."""
+    (left, right), bottom = geometry.CORRIDOR_X, geometry.START[1] - 0.03
+    return np.array([left, bottom]), np.array([right, geometry.FINISH_Y + 0.04])
 
 
 def _paths_by_mode(axis, episodes):
