@@ -179,9 +179,18 @@ def test_many_experts_leave_room_for_the_paths(drawn, tmp_path):
     values = np.full((3, 8, 40), 0.01)
     values[np.arange(3)[:, None], np.arange(8), np.arange(24).reshape(3, 8)] = 0.6
     figures_avoiding.trajectories(report(), RAN, values, tmp_path / "trajectories.png")
-    legend = drawn[0].axes[4].get_legend()
+    figure = drawn[0]
+    [legend] = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
     assert len(legend.get_texts()) == figures_avoiding.NAMED
-    assert drawn[0].axes[0].get_position().height > 0.4
+    panels, inch = figure.axes[:3], figure.dpi
+    boxes = [panel.get_window_extent() for panel in panels]
+    assert all(box.width / inch > 3.5 and box.height / inch > 3.5 for box in boxes)
+    titles = [panel.title.get_window_extent() for panel in panels]
+    assert all(a.x1 < b.x0 for a, b in zip(titles, titles[1:], strict=False))
+    below = legend.get_window_extent()
+    assert below.y1 < min(panel.xaxis.label.get_window_extent().y0 for panel in panels)
+    bar = figure.axes[-1]
+    assert bar.xaxis.label.get_window_extent().x1 < below.x0 and below.x0 > boxes[1].x1
 
 
 def test_histograms_are_those_of_the_report(drawn, tmp_path):
