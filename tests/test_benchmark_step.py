@@ -90,6 +90,13 @@ def test_a_worker_that_fails_has_its_reason_in_the_table(monkeypatch, tmp_path):
     assert row["failed"] == "no_such_module is not installed"
 
 
+def test_rows_without_their_device_are_skipped(capsys, monkeypatch):
+    """And that is no failure."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert step.main(["--batches=2", "--threads=1", "--device=cuda", "--rows=joint"]) == 0
+    assert "JAX, joint: skipped: JAX sees no CUDA device" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["--rows=eagre", "--sizes=widht=3", "--threads=100000"])
 def test_wrong_options_are_refused(option, capsys):
     with pytest.raises(SystemExit):

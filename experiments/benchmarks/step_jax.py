@@ -1,0 +1,118 @@
+"""This library's distillation step, at the sizes of the benchmark `step.py`.
+
+Teacher, student and step are those of the stage `distill`; the teacher's weights and the windows
+are random.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from step import Job, Sizes, Unavailable, peak_rss_mib
+
+from vdd_jax import config as config_lib
+from vdd_jax import distill, problem, teachers
+from vdd_jax.data import first
+from vdd_jax.models import denoiser
+from vdd_jax.models.moe import MixtureOfExperts
+from vdd_jax.types import Batch, Context
+
+
+def configure(sizes: Sizes, how: str, windows: int, precision: str = "float32") -> ConfigDict:
+    """The configuration of a row; `how` is 'joint' or 'teacher-forced'."""
+    config = config_lib.default()
+    config.precision = precision
+    config.teacher.update(
+        backbone="transformer", window="all", history="absolute", fourier=0,
+        width=sizes.teacher_width, depth=sizes.teacher_depth, heads=sizes.teacher_heads,
+        schedule="ve", sigma_min=0.005, sigma_max=1.0, sigma_data=0.5)
+    config.student.update(
+        trunk="transformer", history="absolute", fourier=0, num_experts=sizes.experts,
+        trunk_width=sizes.student_width, trunk_depth=sizes.student_depth,
+        heads=sizes.student_heads, dropout=sizes.dropout, attention_dropout=sizes.dropout,
+        head="residual_mlp", head_width=sizes.head_width, head_depth=1,
+        gating_width=sizes.gating_width, gating_depth=sizes.gating_depth)
+    # the gating learns from the first iteration on, as published: what is timed is a whole step
+    config.distill.update(
+        batch_size=windows, samples_per_state=sizes.samples, num_iterations=20_001,
+        learning_rate=1e-4, gating_learning_rate=1e-4, schedule="linear",
+        gating_start=0.0, gating_full=0.0)
+    config.distill.noise.update(low=0.005, high=1.0)
+    if how == "joint":
+        config.distill.update(window="joint", bound="published", entropy="closed",
+                              gating_diffused=False)
+        config.distill.noise.update(kind="fixed", low=0.1, high=0.1)
+    return config
+
+
+def random_windows(sizes: Sizes, n: int) -> Batch:
+    """N windows of normal numbers, none of which begins before its episode."""
+    t, g, o, a = sizes.window, sizes.goal_length, sizes.observation_dim, sizes.action_dim
+    random = np.random.default_rng(0)
+    seen, steps, past, goal, action = (
+        jnp.asarray(random.standard_normal((n, *shape), np.float32))
+        for shape in ((t, o), (t, o), (t - 1, a), (g, o), (a,)))
+    return Batch(Context(seen, steps, jnp.ones((n, t), bool), past, goal), action)
+
+
+def programs(config: ConfigDict, sizes: Sizes):
+    """`start(key) → (state, inputs)` and `step(state, inputs, key) → (state, metrics)`."""
+    dtype = problem.dtype(config)
+    model = MixtureOfExperts(
+        action_dim=sizes.action_dim, dtype=dtype, **config.student.to_dict())
+    network = denoiser.build(config.teacher, sizes.action_dim, dtype)
+
+    def start(key):
+        data = random_windows(sizes, max(1024, config.distill.batch_size))
+        teacher_key, student_key = jax.random.split(key)
+        params = denoiser.init(config.teacher, network, teacher_key, first(data, 1))
+        state = distill.init(config.distill, model, student_key, first(data, 1).observation)
+        return state, (data, params)
+
+    def step(state, inputs, key):
+        data, params = inputs  # arguments both, as in the stage: not constants of the program
+        teacher = teachers.from_network(config.teacher, params, sizes.action_dim, dtype)
+        return distill.make_step(config.distill, model, teacher)(state, data, key)
+
+    return start, step
+
+
+def size(tree) -> int:
+    """Numbers in all arrays of a tree."""
+    return sum(v.size for v in jax.tree.leaves(tree))
+
+
+def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, threads: int) -> Job:
+    """The step for the benchmark; `how` is 'joint' or 'teacher-forced'.
+
+    XLA makes as many threads as the process may use cores, which the worker has made `threads`.
+
+    Raises:
+      Unavailable: without the device.
+    """
+    try:
+        devices = jax.devices(device)
+    except (RuntimeError, AssertionError) as error:  # the latter where no plug-in is installed
+        raise Unavailable(f"JAX sees no {device.upper()} device") from error
+    start, step = programs(configure(sizes, how, windows, precision), sizes)
+    state, inputs = jax.jit(start)(jax.random.key(0))
+    key = jax.random.key(1)
+    with jax.default_matmul_precision(problem.MATMUL[precision]):
+        compiled = jax.jit(step, donate_argnums=0).lower(state, inputs, key).compile()
+
+    def one():
+        nonlocal state
+        state, metrics = compiled(state, inputs, key)
+        jax.block_until_ready((state, metrics))
+
+    def peak_mib():
+        if device == "cpu":
+            return peak_rss_mib()
+        return devices[0].memory_stats()["peak_bytes_in_use"] / 2**20
+
+    return Job(one, peak_mib, {
+        "device": devices[0].device_kind, "versions": config_lib.versions(),
+        "parameters": {"teacher": size(inputs[1]), "student": size(state.params)},
+        "xla_gflop": round((compiled.cost_analysis() or {}).get("flops", 0.0) / 1e9, 3),
+        "xla_temporary_mib": round(compiled.memory_analysis().temp_size_in_bytes / 2**20, 1),
+    })
