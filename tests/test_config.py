@@ -64,7 +64,8 @@ def test_every_key_is_used():
     """No key is dead: the student's are the module's fields, the others are read somewhere."""
     students = {k.removeprefix("student.") for k in KEYS if k.startswith("student.")}
     fields = set(MixtureOfExperts.__dataclass_fields__) - {
-        "parent", "name", "action_dim", "per_step"}  # by the task, and for joint distillation
+        # by the task, for joint distillation, by config.precision
+        "parent", "name", "action_dim", "per_step", "dtype"}
     assert students == fields
     root = Path(vdd_jax.__file__).parent
     source = "\n".join(f.read_text() for f in root.rglob("*.py") if f.name != "config_keys.py")
