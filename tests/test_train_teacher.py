@@ -384,3 +384,15 @@ def test_patience(tmp_path):
     assert train_teacher.finished(config, tmp_path)
     assert json.loads((tmp_path / "teacher" / "finished.json").read_text()) == said
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_masks_are_of_xlas_own_generator():
+    """Dropout draws by `rbg`, the noise of the loss does not."""
+    def program(dropout):
+        config, model, data, state = small(dropout=dropout)
+        return str(jax.make_jaxpr(train_teacher.make_step(config, model))(
+            state, data, jax.random.key(0)))
+
+    with_masks, without = (program(rate).count("key<rbg>") for rate in (0.5, 0.0))
+    assert with_masks > without == 1  # the key itself, unused
+    assert "key<fry>" in program(0.5)

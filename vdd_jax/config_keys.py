@@ -284,7 +284,7 @@ KEYS: dict[str, Key] = {
     ),
     "run.accumulate": Key(
         1, "slices of a batch whose gradients are computed one after the other, where memory is "
-        "short", **_at_least(1),
+        "short (dropout: with other masks)", **_at_least(1),
     ),
     "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
                                   **_at_least(1)),

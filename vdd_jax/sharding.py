@@ -91,8 +91,10 @@ def of_state(state: Any, mesh: Mesh) -> Any:
     experts, and what the optimiser keeps of them, over `expert`; the rest on every device."""
 
     def place(path, leaf):
-        names = [getattr(k, "key", None) for k in path]
-        stacked = names.count("experts") > 1  # experts/trunk is one for all of them
+        names = [getattr(k, "key", getattr(k, "name", None)) for k in path]
+        # params/experts holds experts/…, stacked, and the shared trunk; the experts' optimiser
+        # has that tree without its name
+        stacked = names.count("experts") + ("expert_opt" in names) > 1
         return NamedSharding(mesh, PartitionSpec("expert") if stacked else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, state)
