@@ -35,7 +35,8 @@ def test_a_step_of_the_teacher(window):
 
 @pytest.mark.parametrize("values", [
     {}, {"distill__warm_start": 1.0}, {"distill__window": "joint"},
-], ids=["bounds", "warm", "joint"])
+    {"distill__window": "all", "distill__gating_update": "together"},
+], ids=["bounds", "warm", "joint", "together"])
 def test_a_step_of_distillation(values):
     """Experts and gating, the likelihood, and whole windows."""
     config = tiny_avoiding(

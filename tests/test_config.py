@@ -171,6 +171,8 @@ def test_the_nearest_key_is_named(wrong, right):
      ("student.independent", "trunk_depth is 0")),
     (dict(policy__min_weight=0.2, student__num_experts=5),
      ("policy.min_weight is 0.2", "5 experts", "none might be left")),
+    (dict(distill__gating_update="together", distill__gating_steps=2),
+     ("one update in an iteration", "gating_steps is 2")),
     (dict(distill__gating_steps=0), ("gating is 'learned'", "gating_steps is 0")),
 ])
 def test_inconsistent_values_are_refused(values, words):

@@ -11,7 +11,7 @@ import pytest
 from contexts import context
 from tiny_config import tiny, tiny_avoiding
 
-from vdd_jax import checkpoint, distill, noise_levels, problem
+from vdd_jax import checkpoint, distill, distill_losses, noise_levels, problem
 from vdd_jax.core import mixture, objectives, schedules
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.core.objectives import Level
@@ -169,6 +169,49 @@ def test_steps_are_counted_and_the_gating_starts_late(task):
         assert int(state.step) == i + 1
         assert counts(state.expert_opt) == {2 * (i + 1)}
         assert counts(state.gating_opt) == {3 * max(i - 1, 0)}
+    assert set(metrics) == {"expert_surrogate", "expert_grad_norm", "noise", "gating_loss"}
+
+
+def test_together_is_the_gradient_of_each_in_its_own_parameters(task):
+    """One pass for both: the experts' gradient is that of their bounds, the gating's that of its
+    loss, to which a likelihood in the bounds adds nothing."""
+    config = tiny(distill__likelihood_weight=1.0, distill__weight_by_gating=True)
+    model = problem.student(config)
+    params = random_params(model)
+    batch = batch_at(task.data, KEY, 0, 8)
+    keys = jax.random.split(KEY, 4)
+    noise = distill_losses.draw(config.distill, task.teacher.schedule, 3, batch, *keys[:3])
+    bounds, _, gating, both = distill_losses.make_losses(config.distill, model, task.teacher)
+
+    @jax.jit
+    def gradients(params):
+        one = jax.grad(bounds)(params["experts"], noise, keys[3], params)
+        other = jax.grad(gating)(params["gating"], noise, keys[3], params, 0.3)
+        return {"experts": one, "gating": other}, jax.grad(
+            both, has_aux=True)(params, noise, keys[3], 0.3)[0]
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+                 *gradients(params))
+
+
+def test_steps_together_are_counted_and_the_gating_starts_late(task):
+    """The experts move as if the gating were updated after them; it has one update an iteration,
+    from `gating_start` on."""
+    values = dict(distill__num_iterations=4, distill__gating_start=0.5, distill__gating_full=0.5,
+                  distill__expert_steps=2)
+    model, step = compiled_step(tiny(distill__gating_update="together", **values), task)
+    _, after = compiled_step(tiny(**values), task)
+    state = begin(tiny(**values), random_params(model))
+    for i in range(4):
+        expected, _ = after(state, task.data, KEY)
+        before = state.params["gating"]
+        state, metrics = step(state, task.data, KEY)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+                     state.params["experts"], expected.params["experts"])
+        assert same(before, state.params["gating"]) == (i < 2)
+        assert (metrics["gating_loss"] > 0) == (i >= 2)
+        assert counts(state.expert_opt) == {2 * (i + 1)}
+        assert counts(state.gating_opt) == {max(i - 1, 0)}
     assert set(metrics) == {"expert_surrogate", "expert_grad_norm", "noise", "gating_loss"}
 
 
@@ -462,14 +505,14 @@ def test_an_expert_is_moved_while_distilling_and_a_resume_repeats_it(tmp_path, c
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
-# ---- all actions of a window together
+# ---- all actions of a window
 
 
-def joint_case(**values):
+def window_case(window, **values):
     """A student of whole windows, data of which some windows have steps that were not made, and
     a teacher that is a Gaussian of std 0.5 about the newest two numbers seen at each step."""
     config = tiny_avoiding(
-        task__window=3, student__trunk="transformer", distill__window="joint",
+        task__window=3, student__trunk="transformer", distill__window=window,
         distill__samples_per_state=4, teacher__backbone="transformer", teacher__window="all",
         **values).distill
     seen = context(batch=(64,))
@@ -479,17 +522,22 @@ def joint_case(**values):
         action_dim=2, num_experts=1, trunk="transformer", trunk_width=16, trunk_depth=1, heads=2,
         history="absolute", fourier=0, head_width=16, gating="learned", covariance="diagonal")
 
-    def joint_score(x, seen, t):
+    def score(x, seen, t):
         assert x.shape[1:] == (config.batch_size, 3, 2) and t.shape == (config.batch_size,)
         return (seen.observations[..., :2] - x) / (0.25 + t[:, None, None] ** 2)
 
-    return config, model, data, Teacher(None, schedules.ve(0.05, 5.0), joint_score=joint_score)
+    teacher = Teacher(None, schedules.ve(0.05, 5.0), **{SCORES[window]: score})
+    return config, model, data, teacher
 
 
-def test_joint_distillation_finds_the_teacher_at_every_step():
+SCORES = {"all": "each_score", "joint": "joint_score"}
+
+
+@pytest.mark.parametrize("window", SCORES)
+def test_distillation_of_windows_finds_the_teacher_at_every_step(window):
     """The mixture of each step of a window goes to the teacher's Gaussian at that step."""
-    config, model, data, teacher = joint_case(
-        distill__num_iterations=400, distill__batch_size=32, distill__learning_rate=1e-2)
+    config, model, data, teacher = window_case(
+        window, distill__num_iterations=400, distill__batch_size=32, distill__learning_rate=1e-2)
     step = distill.make_step(config, model, teacher)
 
     @jax.jit
@@ -505,17 +553,20 @@ def test_joint_distillation_finds_the_teacher_at_every_step():
     np.testing.assert_allclose(np.mean(np.asarray(q.scale_tril)[valid]), 0.5, atol=0.1)
 
 
-def test_steps_before_the_episode_teach_nothing(plain_descent):
+@pytest.mark.parametrize("window", SCORES)
+def test_steps_before_the_episode_teach_nothing(window, plain_descent):
     """Whatever the teacher says of steps that were not made, the update is the same."""
-    config, model, data, teacher = joint_case()
+    config, model, data, teacher = window_case(window)
+    asked = getattr(teacher, SCORES[window])
     params = random_params(model, data.observation)
 
     def moved(wrong):
         def score(x, seen, t):
             there = seen.valid[..., None]
-            return teacher.joint_score(x, seen, t) + jnp.where(there, *wrong)
+            return asked(x, seen, t) + jnp.where(there, *wrong)
 
-        step = jax.jit(distill.make_step(config, model, teacher._replace(joint_score=score)))
+        step = jax.jit(distill.make_step(
+            config, model, teacher._replace(**{SCORES[window]: score})))
         experts, gating = distill.optimisers(config)
         state = distill.State(jnp.asarray(10, jnp.int32), params,
                               experts.init(params["experts"]), gating.init(params["gating"]))

@@ -3,11 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
+from contexts import A, B, T, context, randomised
 
+from vdd_jax import config as config_lib
+from vdd_jax import teachers
+from vdd_jax.core import preconditioning
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.data import Scaler
+from vdd_jax.models import denoiser
 from vdd_jax.teachers import analytic
+from vdd_jax.types import Batch
 
 SCALER = Scaler(*(jnp.asarray(v) for v in ([1.0, -2.0], [2.0, 0.5], [3.0], [4.0], [1.0])))
 STD = np.array([0.6, 0.2])
@@ -71,3 +78,50 @@ def test_time_is_the_noise_level():
     np.testing.assert_array_equal(schedule.sigma(t), t)
     np.testing.assert_array_equal(schedule.time(t), t)
     assert schedule.t_min == 0.0 and schedule.t_max > 10
+
+
+# ---- a learned teacher of whole windows
+
+@pytest.fixture(scope="module", params=["ve", "vp_cosine"])
+def of_windows(request):
+    """A teacher of random weights, and its noise level for every window."""
+    config = config_lib.default().teacher
+    config.update(backbone="transformer", window="all", width=8, depth=2, heads=2, fourier=1,
+                  schedule=request.param)
+    network = denoiser.build(config, A)
+    example = jax.tree.map(lambda v: v[:1], Batch(context(goal=1), jnp.zeros((B, A))))
+    shapes = jax.eval_shape(
+        lambda: denoiser.init(config, network, jax.random.key(0), example))
+    return teachers.from_network(config, randomised(shapes), A), jnp.array([0.1, 0.3, 0.5, 0.8])
+
+
+def test_the_score_of_each_action_is_that_of_its_own_sequence(of_windows):
+    """Naively: for every step and sample, the joint score of a window whose past actions are the
+    demonstrated ones at the window's noise level, of which the step's row is taken."""
+    teacher, t = of_windows
+    c = context(goal=1, missing=1)
+    x = np.random.default_rng(1).normal(size=(3, B, T, A)).astype(np.float32)
+    found = jax.jit(teacher.each_score)(x, c, t)
+    assert found.shape == x.shape
+    seen = teachers._noised_past(teacher.schedule, 1.0, c, t)
+    scale, _ = preconditioning.network_input(teacher.schedule, 1.0, jnp.ones((B, 1, 1)), t[:, None])
+    past = np.broadcast_to(seen / scale, (3, B, T - 1, A))
+    joint = jax.jit(teacher.joint_score)
+    for i in range(T):
+        alone = np.concatenate([past[..., :i, :], x[..., i:, :]], axis=-2)
+        expected = np.asarray(joint(alone, c, t))[..., i, :]
+        np.testing.assert_allclose(found[..., i, :], expected, rtol=1e-5,
+                                   atol=1e-5 * np.abs(expected).max())
+    # the newest action's is the score of the newest action
+    np.testing.assert_allclose(found[..., -1, :], jax.jit(teacher.score)(x[..., -1, :], c, t),
+                               rtol=1e-5, atol=1e-5 * np.abs(found).max())
+    # and not the joint one, which sees the samples before it
+    assert np.abs(np.asarray(joint(x, c, t)) - found)[..., 1:, :].max() > 1e-2
+
+
+def test_only_teachers_of_whole_windows_have_scores_of_windows(of_windows):
+    teacher, _ = of_windows
+    assert teacher.of(teacher.params).each_score and teacher.joint_score
+    config = config_lib.default().teacher
+    other = teachers.from_network(config, {}, A)
+    assert other.each_score is None and other.joint_score is None

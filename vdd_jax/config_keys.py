@@ -179,9 +179,10 @@ KEYS: dict[str, Key] = {
     "distill.samples_per_state": Key(4, "V, actions drawn from each expert at each state",
                                      **_at_least(1)),
     "distill.window": Key(
-        "last", "'last': the newest action, the past ones of the window given; 'joint': all "
-        "actions of a window together, as published (transformers; teacher.window = 'all')",
-        **_one_of("last", "joint"),
+        "last", "which actions of a window: 'last': the newest; 'all': each, both after the "
+        "demonstrated ones before it; 'joint': all together, each after the student's own, as "
+        "published ('all', 'joint': transformers; teacher.window = 'all')",
+        **_one_of("last", "all", "joint"),
     ),
     "distill.trunk_from_teacher": Key(
         False, "the student's trunk starts as what encodes the observations in the teacher (both "
@@ -221,6 +222,11 @@ KEYS: dict[str, Key] = {
                            **_one_of(*objectives.ENTROPIES)),
     "distill.expert_steps": Key(1, "expert updates in an iteration", **_at_least(1)),
     "distill.gating_steps": Key(1, "gating updates in an iteration", **_at_least(0)),
+    "distill.gating_update": Key(
+        "after", "'after': the gating's updates follow the experts', each with a pass of the "
+        "student of its own, as published; 'together': one update in the pass of the experts' last "
+        "one, which is cheaper", **_one_of("after", "together"),
+    ),
     "distill.weight_by_gating": Key(False, "weight an expert's bound by q(z|s)"),
     "distill.gating_start": Key(0.1, "fraction of the iterations after which the gating learns",
                                 **_FRACTION),

@@ -31,10 +31,13 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
     if c["teacher.window"] == "all" and c["task.chunk"] > 1:
         errors.append("config.teacher.window is 'all', but config.task.chunk is "
                       f"{c['task.chunk']}; one or the other")
-    if c["distill.window"] == "joint" and not (
+    if c["distill.gating_update"] == "together" and c["distill.gating_steps"] != 1:
+        errors.append("config.distill.gating_update is 'together', which is one update in an "
+                      f"iteration; config.distill.gating_steps is {c['distill.gating_steps']}")
+    if c["distill.window"] != "last" and not (
             c["teacher.window"] == "all" and c["student.trunk"] == "transformer"):
-        errors.append("config.distill.window is 'joint', which needs config.teacher.window = 'all' "
-                      "and config.student.trunk = 'transformer'")
+        errors.append(f"config.distill.window is {c['distill.window']!r}, which needs "
+                      "config.teacher.window = 'all' and config.student.trunk = 'transformer'")
     for who, width in (("teacher", "teacher.width"), ("student", "student.trunk_width")):
         kind = c["teacher.backbone"] if who == "teacher" else c["student.trunk"]
         if kind == "transformer" and c[width] % c[f"{who}.heads"]:

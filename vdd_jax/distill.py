@@ -73,57 +73,76 @@ def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch, par
     in `parts` slices of it (`training.value_and_grad`).
     """
     expert_optimiser, gating_optimiser = optimisers(config)
-    bounds, likelihood, gating = (
-        training.value_and_grad(loss, parts) for loss in make_losses(config, model, teacher))
+    *losses, both = make_losses(config, model, teacher)
+    bounds, likelihood, gating = (training.value_and_grad(loss, parts) for loss in losses)
+    both = training.value_and_grad(both, parts, has_aux=True)
 
     def drawn(state, batch, *keys):
         return draw(config, teacher.schedule, state.step, batch, *keys)
+
+    def smoothing(state):
+        begin, full = config.gating_start, config.gating_full
+        if full == begin:
+            return 0.0
+        progress = state.step / config.num_iterations
+        return 1.0 - jnp.clip((progress - begin) / (full - begin), 0.0, 1.0)
+
+    def gating_learns(state):
+        return state.step >= config.gating_start * config.num_iterations
 
     def of_experts(value, grads, level):
         return {"expert_surrogate": value, "expert_grad_norm": optax.tree.norm(grads),
                 "noise": jnp.mean(level.sigma / level.alpha)}
 
+    def move_experts(state: State, grads) -> State:
+        updates, opt = expert_optimiser.update(grads, state.expert_opt)
+        params = {**state.params, "experts": optax.apply_updates(state.params["experts"], updates)}
+        return state._replace(params=params, expert_opt=opt)
+
+    def move_gating(state: State, grads) -> State:
+        updates, opt = gating_optimiser.update(grads, state.gating_opt)
+        params = {**state.params, "gating": optax.apply_updates(state.params["gating"], updates)}
+        return state._replace(params=params, gating_opt=opt)
+
     def expert_update(state: State, batch: Batch, key):
         level_key, sample_key, drop_key, eps_key = jax.random.split(key, 4)
         noise = drawn(state, batch, level_key, eps_key, sample_key)
         value, grads = bounds(state.params["experts"], noise, drop_key, state.params)
-        updates, opt = expert_optimiser.update(grads, state.expert_opt)
-        params = {**state.params, "experts": optax.apply_updates(state.params["experts"], updates)}
-        return (state._replace(params=params, expert_opt=opt),
-                of_experts(value, grads, noise.level))
+        return move_experts(state, grads), of_experts(value, grads, noise.level)
+
+    def gating_update(state: State, batch: Batch, key):
+        level_key, eps_key, drop_key = jax.random.split(key, 3)
+
+        def update(state):
+            noise = drawn(state, batch, level_key, eps_key)
+            value, grads = gating(
+                state.params["gating"], noise, drop_key, state.params, smoothing(state))
+            return move_gating(state, grads), value
+
+        return jax.lax.cond(
+            gating_learns(state), update, lambda state: (state, jnp.zeros(())), state)
+
+    def update_of_both(state: State, batch: Batch, key):
+        level_key, sample_key, drop_key, eps_key = jax.random.split(key, 4)
+        noise = drawn(state, batch, level_key, eps_key, sample_key)
+        (value, gating_loss), grads = both(state.params, noise, drop_key, smoothing(state))
+        metrics = of_experts(value - gating_loss, grads["experts"], noise.level)
+        learns = gating_learns(state)
+        metrics["gating_loss"] = jnp.where(learns, gating_loss, 0.0)
+        state = move_experts(state, grads["experts"])
+        return jax.lax.cond(
+            learns, move_gating, lambda state, _: state, state, grads["gating"]), metrics
 
     def likelihood_update(state: State, batch: Batch, key):
         level_key, eps_key, drop_key = jax.random.split(key, 3)
         noise = drawn(state, batch, level_key, eps_key)
         value, grads = likelihood(state.params, noise, drop_key)
-        updates, expert_opt = expert_optimiser.update(grads["experts"], state.expert_opt)
-        params = {"experts": optax.apply_updates(state.params["experts"], updates)}
-        gating_opt, metrics = state.gating_opt, of_experts(value, grads["experts"], noise.level)
+        metrics = of_experts(value, grads["experts"], noise.level)
+        state = move_experts(state, grads["experts"])
         if "gating" in state.params:
-            updates, gating_opt = gating_optimiser.update(grads["gating"], gating_opt)
-            params["gating"] = optax.apply_updates(state.params["gating"], updates)
+            state = move_gating(state, grads["gating"])
             metrics["gating_loss"] = jnp.zeros(())
-        return state._replace(params=params, expert_opt=expert_opt, gating_opt=gating_opt), metrics
-
-    def gating_update(state: State, batch: Batch, key):
-        level_key, eps_key, drop_key = jax.random.split(key, 3)
-        begin, full = config.gating_start, config.gating_full
-        progress = state.step / config.num_iterations
-        smoothing = (
-            1.0 - jnp.clip((progress - begin) / (full - begin), 0.0, 1.0) if full > begin else 0.0
-        )
-
-        def update(state):
-            noise = drawn(state, batch, level_key, eps_key)
-            value, grads = gating(state.params["gating"], noise, drop_key, state.params, smoothing)
-            updates, opt = gating_optimiser.update(grads, state.gating_opt)
-            params = {
-                **state.params, "gating": optax.apply_updates(state.params["gating"], updates)
-            }
-            return state._replace(params=params, gating_opt=opt), value
-
-        started = state.step >= config.gating_start * config.num_iterations
-        return jax.lax.cond(started, update, lambda state: (state, jnp.zeros(())), state)
+        return state, metrics
 
     def step(state: State, data: Batch, key: jax.Array):
         batch_key, noise_key = jax.random.split(key)
@@ -132,10 +151,14 @@ def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch, par
 
         def distil(state):
             batch = split(batch_at(data, batch_key, state.step, config.batch_size))
-            for k in keys[: config.expert_steps]:
+            together = config.gating_update == "together" and "gating" in state.params
+            of_experts, of_gating = keys[: config.expert_steps], keys[config.expert_steps :]
+            for k in of_experts[:-1] if together else of_experts:
                 state, metrics = expert_update(state, batch, k)
+            if together:
+                return update_of_both(state, batch, of_experts[-1])
             if "gating" in state.params:
-                for k in keys[config.expert_steps :]:
+                for k in of_gating:
                     state, metrics["gating_loss"] = gating_update(state, batch, k)
             return state, metrics
 
@@ -211,9 +234,9 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     """
     task = problem.build(config, workdir)
     check_noise(config.distill.noise, task.teacher)
-    if config.distill.window == "joint" and task.teacher.joint_score is None:
-        raise config_lib.ConfigError("config.distill.window is 'joint', but the teacher was not "
-                                     "trained with config.teacher.window = 'all'")
+    if config.distill.window != "last" and task.teacher.joint_score is None:
+        raise config_lib.ConfigError(f"config.distill.window is {config.distill.window!r}, but the "
+                                     "teacher was not trained with config.teacher.window = 'all'")
     model = problem.student(config)
     init_key, step_key, health_key, move_key = jax.random.split(jax.random.key(config.seed), 4)
     mesh = sharding.make_mesh(config)

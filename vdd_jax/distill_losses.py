@@ -1,7 +1,8 @@
 """The losses of distillation over a batch of which everything random has been drawn.
 
-Three of them: the experts' bounds, the likelihood of the warm start, the gating. Each is a mean
-over the batch, whose arrays all have it as their first axis, so that it can be computed in slices.
+The experts' bounds, the gating, both in one pass of the student, the likelihood of the warm start.
+Each is a mean over the batch, whose arrays all have it as their first axis, so that it can be
+computed in slices.
 """
 
 from typing import NamedTuple
@@ -19,19 +20,19 @@ from vdd_jax.types import Batch
 
 
 class Drawn(NamedTuple):
-    """A batch and its noise. Where the actions of a window are distilled jointly, an action has
-    axes `[B, T, A]`, otherwise `[B, A]`."""
+    """A batch and its noise. Where all actions of a window are distilled, an action has axes
+    `[B, T, A]`, otherwise `[B, A]`."""
 
     batch: Batch
-    level: Level  # each `[B]`, jointly `[B, 1]`
-    weight: jax.Array  # `[B]`, jointly `[B, T]`: of an action, 1 on average
+    level: Level  # each `[B]`, of windows `[B, 1]`
+    weight: jax.Array  # `[B]`, of windows `[B, T]`: of an action, 1 on average
     eps: jax.Array  # of the batch's own actions
     sample_noise: jax.Array  # ε and ε′ of the experts' samples, `[B, 2, V, …]`; V = 0: not needed
 
 
 def actions(config: ConfigDict, batch: Batch) -> jax.Array:
-    """What is distilled: `[B, A]`, or jointly `[B, T, A]`. `config` is `config.distill`."""
-    return window_actions(batch) if config.window == "joint" else batch.action
+    """What is distilled: `[B, A]`, or of windows `[B, T, A]`. `config` is `config.distill`."""
+    return batch.action if config.window == "last" else window_actions(batch)
 
 
 def draw(config: ConfigDict, schedule, step, batch: Batch, level_key, eps_key, sample_key=None):
@@ -40,7 +41,7 @@ def draw(config: ConfigDict, schedule, step, batch: Batch, level_key, eps_key, s
                         len(batch.action))
     action = actions(config, batch)
     weight = jnp.ones(action.shape[:-1])
-    if config.window == "joint":  # one level for a window; steps before the episode do not count
+    if config.window != "last":  # one level for a window; steps before the episode do not count
         level = jax.tree.map(lambda v: v[:, None], level)
         valid = batch.observation.valid
         weight = valid / jnp.mean(valid)
@@ -52,10 +53,11 @@ def draw(config: ConfigDict, schedule, step, batch: Batch, level_key, eps_key, s
 
 
 def make_losses(config: ConfigDict, model, teacher):
-    """`bounds`, `likelihood` and `gating`, as below; `config` is `config.distill`."""
-    joint, diffused = config.window == "joint", config.bound == "diffused"
-    model = model.clone(per_step=True) if joint else model
-    teacher_score = teacher.joint_score if joint else teacher.score
+    """`bounds`, `likelihood`, `gating` and `both`, as below; `config` is `config.distill`."""
+    diffused = config.bound == "diffused"
+    model = model.clone(per_step=True) if config.window != "last" else model
+    teacher_score = {"last": teacher.score, "all": teacher.each_score,
+                     "joint": teacher.joint_score}[config.window]
 
     def student(params, observation, key):
         return model.apply({"params": params}, observation, train=True,
@@ -71,10 +73,9 @@ def make_losses(config: ConfigDict, model, teacher):
         q = mixture.diffuse(q, drawn.level.alpha, drawn.level.sigma)
         return jnp.mean(-mixture.log_prob(q, noised(drawn)) * drawn.weight)
 
-    def bounds(experts, drawn: Drawn, key, params):
-        """Σ_z U_z of the experts' parameters; `params` are all of them, held."""
+    def bounds_of(q, drawn: Drawn):
+        """Σ_z U_z."""
         batch, level = drawn.batch, drawn.level
-        q = student({**params, "experts": experts}, batch.observation, key)
         old = objectives.e_step(q, level, diffused)
         noise = jnp.moveaxis(drawn.sample_noise, 0, 2)
 
@@ -100,13 +101,7 @@ def make_losses(config: ConfigDict, model, teacher):
             total += config.likelihood_weight * negative_log_likelihood(q, drawn)
         return total
 
-    def likelihood(params, drawn: Drawn, key):
-        """−log q_σ of actions of the teacher, for experts and gating together."""
-        return negative_log_likelihood(student(params, drawn.batch.observation, key), drawn)
-
-    def gating(weights, drawn: Drawn, key, params, smoothing):
-        """Of the gating's parameters; `params` are all of them, held."""
-        q = student({**params, "gating": weights}, drawn.batch.observation, key)
+    def gating_of(q, drawn: Drawn, smoothing):
         action, at = actions(config, drawn.batch), q
         if config.gating_diffused:
             action, at = noised(drawn), mixture.diffuse(q, drawn.level.alpha, drawn.level.sigma)
@@ -114,4 +109,25 @@ def make_losses(config: ConfigDict, model, teacher):
         loss = objectives.gating(q.log_weights, responsibilities, smoothing)
         return jnp.mean(loss * drawn.weight)
 
-    return bounds, likelihood, gating
+    def bounds(experts, drawn: Drawn, key, params):
+        """Of the experts' parameters; `params` are all of them, held."""
+        return bounds_of(
+            student({**params, "experts": experts}, drawn.batch.observation, key), drawn)
+
+    def gating(weights, drawn: Drawn, key, params, smoothing):
+        """Of the gating's parameters; `params` are all of them, held."""
+        return gating_of(
+            student({**params, "gating": weights}, drawn.batch.observation, key), drawn, smoothing)
+
+    def both(params, drawn: Drawn, key, smoothing):
+        """The sum and, aside, the gating's: the gradient of each in its own parameters."""
+        q = student(params, drawn.batch.observation, key)
+        value = gating_of(q, drawn, smoothing)
+        held = q._replace(log_weights=jax.lax.stop_gradient(q.log_weights))
+        return bounds_of(held, drawn) + value, value
+
+    def likelihood(params, drawn: Drawn, key):
+        """−log q_σ of actions of the teacher, for experts and gating together."""
+        return negative_log_likelihood(student(params, drawn.batch.observation, key), drawn)
+
+    return bounds, likelihood, gating, both

@@ -23,7 +23,9 @@ class Teacher(NamedTuple):
     schedule: Schedule
     density: Callable[[jax.Array], Mixture] | None = None  # scaled observation → π, where known
     denoise: ScoreFn | None = None  # as `score`, returns E[a|x, s]; for samplers
-    joint_score: ScoreFn | None = None  # of all actions of a window, x `[V, B, T, A]`
+    # of every action of a window, x `[V, B, T, A]`, t `[B]`:
+    each_score: ScoreFn | None = None  # after the demonstrated actions before it
+    joint_score: ScoreFn | None = None  # after those of x
     params: dict | None = None  # of a learned teacher's network
     with_params: Callable[[dict | None], "Teacher"] | None = None  # the same of other parameters
 
@@ -81,12 +83,11 @@ def from_network(
     model = denoiser.build(config, action_dim, dtype)
     schedule = make_schedule(config)
     kind, sigma_data = config.prediction, config.sigma_data
+    whole = denoiser.whole_window(config)
 
     def output(x, context, t):
         seen, noise = preconditioning.network_input(schedule, sigma_data, x, t)
-        extra = {}
-        if config.backbone == "transformer" and config.window == "all":
-            extra["past"] = _noised_past(schedule, sigma_data, context, t)
+        extra = {"past": _noised_past(schedule, sigma_data, context, t)} if whole else {}
         return model.apply({"params": params}, seen, noise, context, **extra)
 
     def score(x, context, t):
@@ -96,15 +97,21 @@ def from_network(
     def denoise(x, context, t):
         return preconditioning.to_x0(kind, schedule, sigma_data, output(x, context, t), x, t)
 
-    def joint_score(x, context, t):
+    def of_window(method, x, context, t, **extra):
         t = t[..., None]  # one level for a window
         seen, noise = preconditioning.network_input(schedule, sigma_data, x, t)
-        out = model.apply({"params": params}, seen, noise[..., 0], context,
-                          method=model.all_actions)
+        out = model.apply({"params": params}, seen, noise[..., 0], context, method=method, **extra)
         return preconditioning.to_score(kind, schedule, sigma_data, out, x, t)
 
-    joint = joint_score if config.backbone == "transformer" and config.window == "all" else None
-    return Teacher(score, schedule, None, denoise, joint, params,
+    def each_score(x, context, t):
+        return of_window(model.each_action, x, context, t,
+                         past=_noised_past(schedule, sigma_data, context, t))
+
+    def joint_score(x, context, t):
+        return of_window(model.all_actions, x, context, t)
+
+    of_windows = (each_score, joint_score) if whole else (None, None)
+    return Teacher(score, schedule, None, denoise, *of_windows, params,
                    lambda params: from_network(config, params, action_dim, dtype))
 
 

@@ -25,15 +25,15 @@ class Stage(NamedTuple):
     finished: Callable[[Any], bool] = lambda state: False  # whether to stop before the end
 
 
-def value_and_grad(loss, parts: int):
+def value_and_grad(loss, parts: int, has_aux: bool = False):
     """As `jax.value_and_grad`, the batch in `parts` slices one after the other (gradient
     accumulation): the memory of one slice, the same numbers but for rounding and dropout.
 
     Args:
       loss: (params, batch, key, *rest) → scalar, a mean over the batch, which every array of
-        `batch` has as its first axis.
+        `batch` has as its first axis; with `has_aux`, two of them, of which the first is derived.
     """
-    compute = jax.value_and_grad(loss)
+    compute = jax.value_and_grad(loss, has_aux=has_aux)
     if parts == 1:
         return compute
 
@@ -47,7 +47,8 @@ def value_and_grad(loss, parts: int):
             found = compute(params, part, jax.random.fold_in(key, number), *rest)
             return jax.tree.map(jnp.add, total, found), None
 
-        start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        zero = jnp.zeros(())
+        start = ((zero, zero) if has_aux else zero, jax.tree.map(jnp.zeros_like, params))
         total, _ = jax.lax.scan(add, start, (jnp.arange(parts), slices))
         return jax.tree.map(lambda v: v / parts, total)
 

@@ -21,7 +21,8 @@ from os import environ
 
 import torch
 import torch.nn.functional as F
-from step import Job, Sizes, Unavailable, peak_rss_mib
+from step import Job, Unavailable, peak_rss_mib
+from step_rows import Sizes
 from torch import nn
 
 SIGMA, SIGMA_DATA = 0.1, 0.5
@@ -291,6 +292,7 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
       Unavailable: without the device, or without what compiles.
     """
     torch.set_num_threads(threads)
+    library = peak_rss_mib() if device == "cpu" else 0.0
     if device == "cuda":
         if not torch.cuda.is_available():
             raise Unavailable("PyTorch sees no CUDA device")
@@ -308,4 +310,4 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
     parameters = {kind: sum(p.numel() for p in module.parameters())
                   for kind, module in (("teacher", step.teacher), ("student", step.student))}
     return Job(step, peak_mib, {"device": name, "versions": {"torch": torch.__version__},
-                                "parameters": parameters})
+                                "parameters": parameters, "library_mib": round(library, 1)})

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from step import Job, Sizes, Unavailable, peak_rss_mib
+from step import Job, Unavailable, peak_rss_mib
+from step_rows import Sizes
 
 from vdd_jax import config as config_lib
 from vdd_jax import distill, problem, teachers
@@ -19,7 +20,7 @@ from vdd_jax.types import Batch, Context
 
 
 def configure(sizes: Sizes, how: str, windows: int, precision: str = "float32") -> ConfigDict:
-    """The configuration of a row; `how` is 'joint' or 'teacher-forced'."""
+    """The configuration of a row; `how` is `config.distill.window`."""
     config = config_lib.default()
     config.precision = precision
     config.teacher.update(
@@ -36,12 +37,13 @@ def configure(sizes: Sizes, how: str, windows: int, precision: str = "float32") 
     config.distill.update(
         batch_size=windows, samples_per_state=sizes.samples, num_iterations=20_001,
         learning_rate=1e-4, gating_learning_rate=1e-4, schedule="linear",
-        gating_start=0.0, gating_full=0.0)
-    config.distill.noise.update(low=0.005, high=1.0)
+        gating_start=0.0, gating_full=0.0, window=how)
     if how == "joint":
-        config.distill.update(window="joint", bound="published", entropy="closed",
-                              gating_diffused=False)
+        config.distill.update(bound="published", entropy="closed", gating_diffused=False)
         config.distill.noise.update(kind="fixed", low=0.1, high=0.1)
+    else:
+        config.distill.update(gating_update="together")
+        config.distill.noise.update(low=0.005, high=1.0)
     return config
 
 
@@ -83,7 +85,7 @@ def size(tree) -> int:
 
 
 def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, threads: int) -> Job:
-    """The step for the benchmark; `how` is 'joint' or 'teacher-forced'.
+    """The step for the benchmark; `how` is `config.distill.window`.
 
     XLA makes as many threads as the process may use cores, which the worker has made `threads`.
 
@@ -114,5 +116,11 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
         "device": devices[0].device_kind, "versions": config_lib.versions(),
         "parameters": {"teacher": size(inputs[1]), "student": size(state.params)},
         "xla_gflop": round((compiled.cost_analysis() or {}).get("flops", 0.0) / 1e9, 3),
-        "xla_temporary_mib": round(compiled.memory_analysis().temp_size_in_bytes / 2**20, 1),
+        "arrays_mib": round(_arrays_mib(compiled.memory_analysis()), 1),
     })
+
+
+def _arrays_mib(planned) -> float:
+    """All that a program's arrays take at once, by its plan; what is donated counts once."""
+    return (planned.argument_size_in_bytes + planned.output_size_in_bytes
+            - planned.alias_size_in_bytes + planned.temp_size_in_bytes) / 2**20

@@ -19,27 +19,49 @@ VARIABLES = randomised(jax.eval_shape(MODEL.init, jax.random.key(0), TOKENS, VAL
 RUN = jax.jit(MODEL.apply)
 
 
+def behind(*args, **static):
+    return jax.jit(lambda *given: MODEL.apply(
+        VARIABLES, *given, method=MODEL.behind, **static))(*args)
+
+
 @pytest.mark.parametrize("prefix", [1, 3])
-def test_a_cached_prefix_and_the_rest_equal_the_whole(prefix):
-    """Outputs of the later tokens, with tokens of the prefix that are not valid."""
-    whole, _ = RUN(VARIABLES, TOKENS, VALID)
-    start, caches = RUN(VARIABLES, TOKENS[:, :prefix], VALID[:, :prefix])
-    rest, _ = RUN(VARIABLES, TOKENS[:, prefix:], VALID[:, prefix:], caches, VALID[:, :prefix])
-    np.testing.assert_allclose(start, whole[:, :prefix], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(rest, whole[:, prefix:], rtol=1e-4, atol=1e-5)
+def test_sequences_behind_a_cached_prefix_equal_whole_ones(prefix):
+    """N of them `[B, N, S, D]`, each as if it were alone, with tokens that are not valid."""
+    rest = RNG.normal(size=(B, 6, SIZE - prefix, WIDTH)).astype(np.float32)
+    rest[:, 0] = TOKENS[:, prefix:]
+    _, caches = RUN(VARIABLES, TOKENS[:, :prefix], VALID[:, :prefix])
+    together = behind(caches, VALID[:, None, None, :prefix], rest, VALID[:, None, prefix:])
+    assert together.shape == (B, 6, SIZE - prefix, WIDTH)
+    for n in (0, 5):
+        whole, _ = RUN(VARIABLES, np.concatenate([TOKENS[:, :prefix], rest[:, n]], axis=1), VALID)
+        np.testing.assert_allclose(together[:, n], whole[:, prefix:], rtol=1e-5, atol=1e-5)
+    assert np.abs(np.asarray(together[:, 0]) - together[:, 1]).min() > 0
 
 
-def test_many_queries_over_one_prefix_equal_as_many_sequences():
-    """V single tokens `[V, B, 1, D]`; each is as if it were alone behind the prefix."""
-    queries = RNG.normal(size=(6, B, 1, WIDTH)).astype(np.float32)
+def test_single_tokens_that_have_seen_different_parts_of_the_prefix():
+    """Token n behind the first n + 1 tokens equals a sequence of them and it."""
+    queries = RNG.normal(size=(B, SIZE, 1, WIDTH)).astype(np.float32)
     _, caches = RUN(VARIABLES, TOKENS, VALID)
-    together, _ = RUN(VARIABLES, queries, np.ones((6, B, 1), bool), caches, VALID)
-    assert together.shape == (6, B, 1, WIDTH)
-    ends = np.concatenate([VALID, np.ones((B, 1), bool)], axis=1)
-    for v in (0, 5):
-        whole, _ = RUN(VARIABLES, np.concatenate([TOKENS, queries[v]], axis=1), ends)
-        np.testing.assert_allclose(together[v], whole[:, -1:], rtol=1e-4, atol=1e-5)
-    assert np.abs(np.asarray(together[0]) - together[1]).min() > 0
+    seen = VALID[:, None, None, :] & np.tri(SIZE, dtype=bool)[:, None]
+    together = behind(caches, seen, queries, np.ones((1, 1), bool))
+    for n in range(SIZE):
+        tokens = np.concatenate([TOKENS[:, : n + 1], queries[:, n]], axis=1)
+        ends = np.concatenate([VALID[:, : n + 1], np.ones((B, 1), bool)], axis=1)
+        whole, _ = RUN(VARIABLES, tokens, ends)
+        np.testing.assert_allclose(together[:, n, 0], whole[:, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_block_is_for_tokens_that_are_asked_for():
+    """The outputs are those of the whole; caches are of all tokens."""
+    whole, caches = RUN(VARIABLES, TOKENS, VALID)
+    ask = slice(1, None, 2)
+    some, others = jax.jit(lambda: MODEL.apply(VARIABLES, TOKENS, VALID, ask))()
+    np.testing.assert_allclose(some, whole[:, ask], rtol=1e-5, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), caches,
+                 others)
+    apart = behind(caches, VALID[:, None, None], TOKENS[:, None], VALID[:, None], ask=ask)
+    everything = behind(caches, VALID[:, None, None], TOKENS[:, None], VALID[:, None])
+    np.testing.assert_allclose(apart, everything[..., ask, :], rtol=1e-5, atol=1e-5)
 
 
 def test_causality():
@@ -79,7 +101,7 @@ def test_attention_by_hand():
 
     block, x = p["block_0"], TOKENS[0].astype(np.float64)
     h = norm(x, block["norm_1"])
-    q, k, v = (dense(h, block[name]) for name in ("query", "key", "value"))
+    q, k, v = np.split(dense(h, block["query_key_value"]), 3, axis=-1)
     logits = np.where(np.tri(SIZE, dtype=bool), q @ k.T / np.sqrt(WIDTH), -np.inf)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike as DType
 
 from vdd_jax.models import features
 from vdd_jax.models.backbones import ACTIVATIONS
-from vdd_jax.models.transformer import StateTokens, Transformer
+from vdd_jax.models.transformer import NONE, StateTokens, Transformer
 from vdd_jax.types import Batch, Context
 
 _NORMAL = nn.initializers.normal(0.02)
@@ -91,28 +91,42 @@ class TransformerDenoiser(nn.Module):
         )
         self.last = nn.Dense(self.action_dim, kernel_init=_NORMAL, dtype=self.dtype)
 
-    def _prefix(self, noise, context: Context, past):
-        """Tokens before the newest action `[B, P, D]`, whether each is valid `[B, P]`, and the
-        position embedding of the newest step `[D]`."""
+    def _opening(self, noise, context: Context):
+        """Tokens [σ, goal…] `[..., 1 + G, D]` and of the states `[..., T, D]`, and the position
+        embeddings of the window's steps `[T, D]`."""
         goals, states, positions = self.states(context)
-        batch = states.shape[:-2]
         level = jnp.broadcast_to(self.level(noise[..., None])[..., None, :],
-                                 (*batch, 1, self.width))
-        valid = context.valid
+                                 (*states.shape[:-2], 1, self.width))
+        return jnp.concatenate([level, goals], axis=-2), states, positions
+
+    def _before(self, noise, context: Context, past):
+        """The tokens before the newest action `[..., P, D]`, whether each is valid `[..., P]`, and
+        the position embeddings."""
+        opening, states, positions = self._opening(noise, context)
+        valid = jnp.broadcast_to(context.valid, states.shape[:-1])
         if self.window == "all":
-            size = states.shape[-2]
             actions = self.actions(past) + positions[:-1]
-            body = jnp.stack([states[..., :-1, :], actions], axis=-2)
-            body = body.reshape(*batch, 2 * (size - 1), self.width)
-            body = jnp.concatenate([body, states[..., -1:, :]], axis=-2)
+            states = jnp.concatenate(
+                [_in_turn(states[..., :-1, :], actions), states[..., -1:, :]], axis=-2)
             valid = jnp.concatenate(
-                [jnp.repeat(valid[..., :-1], 2, axis=-1), valid[..., -1:]], axis=-1
-            )
-        else:
-            body = states
-        ones = jnp.ones((*batch, 1 + goals.shape[-2]), bool)
-        valid = jnp.concatenate([ones, jnp.broadcast_to(valid, (*batch, valid.shape[-1]))], -1)
-        return jnp.concatenate([level, goals, body], axis=-2), valid, positions[-1]
+                [jnp.repeat(valid[..., :-1], 2, axis=-1), valid[..., -1:]], axis=-1)
+        valid = jnp.concatenate([jnp.ones(opening.shape[:-1], bool), valid], axis=-1)
+        return jnp.concatenate([opening, states], axis=-2), valid, positions
+
+    def _whole(self, prefix, valid, newest, ask: slice, train: bool):
+        """F of the tokens `ask` of a prefix and the newest action's token `[..., D]`."""
+        tokens = jnp.concatenate([prefix, newest[..., None, :]], axis=-2)
+        valid = jnp.concatenate([valid, jnp.ones_like(valid[..., :1])], axis=-1)
+        out, _ = self.transformer(tokens, valid, ask, train)
+        return self.last(out).astype(jnp.float32)
+
+    def _alone(self, prefix, valid, seen, tokens):
+        """F of single tokens `[..., N, D]`, each behind what it has `seen` of the prefix,
+        `[..., N, P]`; broadcasts."""
+        _, caches = self.transformer(prefix, valid, NONE)
+        out = self.transformer.behind(caches, seen[..., None, :], tokens[..., None, :],
+                                      jnp.ones((1, 1), bool))
+        return self.last(out[..., 0, :]).astype(jnp.float32)
 
     def __call__(self, x, noise, context: Context, train: bool = False, past=None):
         """F `[..., A]` for the newest action x `[..., A]`.
@@ -121,37 +135,74 @@ class TransformerDenoiser(nn.Module):
           noise: log(r)/4, `[B]` or scalar: one level for a window.
           past: noised past actions `[B, T - 1, A]`, scaled by c_in; for `window='all'` only.
         """
-        tokens, valid, position = self._prefix(noise, context, past)
-        newest = self.actions(x) + position
+        prefix, valid, positions = self._before(noise, context, past)
         if train:  # one pass: the batch axes are those of the context
-            size = tokens.shape[-2]
-            tokens = jnp.concatenate([tokens, newest[..., None, :]], axis=-2)
-            valid = jnp.concatenate([valid, jnp.ones_like(valid[..., :1])], axis=-1)
-            out, _ = self.transformer(tokens, valid, train=True)
-            return self.last(out[..., size, :]).astype(jnp.float32)
-        _, caches = self.transformer(tokens, valid)
-        one = jnp.ones((*newest.shape[:-1], 1), bool)
-        out, _ = self.transformer(newest[..., None, :], one, caches, valid)
-        return self.last(out[..., 0, :]).astype(jnp.float32)
+            newest = self.actions(x) + positions[-1]
+            return self._whole(prefix, valid, newest, slice(-1, None), True)[..., 0, :]
+        samples, back = _behind_batch(x, context, 1)
+        tokens = self.actions(samples) + positions[-1]
+        return back(self._alone(prefix, valid, valid[..., None, :], tokens))
+
+    def each_action(self, x, noise, context: Context, past):
+        """F of every action of the window, `[..., T, A]`, each behind the `past` ones before it
+        ("teacher forcing"), not those of x: T calls with windows that end earlier, on one prefix.
+
+        For `window='all'`. `x` is `[..., T, A]`; axes before those of the context (samples) are
+        allowed.
+        """
+        prefix, valid, positions = self._before(noise, context, past)
+        samples, back = _behind_batch(x, context, 2)  # `[B, V, T, A]`
+        tokens = self.actions(samples) + positions
+        # the prefix ends with s₁, a₁, …, s_T; the action of step i sees it up to s_i
+        size, window = prefix.shape[-2], x.shape[-2]
+        end = size - 1 - 2 * jnp.arange(window)[::-1]
+        seen = valid[..., None, :] & (jnp.arange(size) <= end[:, None])
+        seen = jnp.broadcast_to(seen[..., None, :, :], (*tokens.shape[:-1], size))
+        seen, flat = (v.reshape(*v.shape[:-3], -1, v.shape[-1]) for v in (seen, tokens))
+        return back(self._alone(prefix, valid, seen, flat).reshape(samples.shape))
 
     def all_actions(self, x, noise, context: Context, train: bool = False):
         """F of every action of the window, `[..., T, A]`, each seeing the states and actions
         before it: the published training loss and joint score. `x` is `[..., T, A]`; axes before
         those of the context (samples) are allowed."""
-        past, newest = x[..., :-1, :], x[..., -1, :]
-        lead = x.ndim - context.observations.ndim
-        if lead:  # every sample has its own past: no shared prefix
-            context = jax.tree.map(
-                lambda v: jnp.broadcast_to(v, (*x.shape[:lead], *v.shape)), context
-            )
-            noise = jnp.broadcast_to(noise, x.shape[:-2])
-        tokens, valid, position = self._prefix(noise, context, past)
-        last = self.actions(newest) + position
-        tokens = jnp.concatenate([tokens, last[..., None, :]], axis=-2)
-        valid = jnp.concatenate([valid, jnp.ones_like(valid[..., :1])], axis=-1)
-        out, _ = self.transformer(tokens, valid, train=train)
-        first = 2 + context.goal.shape[-2]
-        return self.last(out[..., first::2, :]).astype(jnp.float32)
+        if x.ndim == context.observations.ndim:
+            prefix, valid, positions = self._before(noise, context, x[..., :-1, :])
+            newest = self.actions(x[..., -1, :]) + positions[-1]
+            first = 2 + context.goal.shape[-2]  # [σ, goal…, s₁, a₁, …]
+            return self._whole(prefix, valid, newest, slice(first, None, 2), train)
+        # every sample has its own past; what it shares with the others ends with s₁
+        samples, back = _behind_batch(x, context, 2)
+        opening, states, positions = self._opening(noise, context)
+        seen = jnp.concatenate(
+            [jnp.ones(opening.shape[:-1], bool), context.valid[..., :1]], axis=-1)
+        _, caches = self.transformer(
+            jnp.concatenate([opening, states[..., :1, :]], axis=-2), seen, NONE)
+        actions = self.actions(samples) + positions
+        states = jnp.broadcast_to(states[..., None, 1:, :], actions[..., 1:, :].shape)
+        tokens = jnp.concatenate(
+            [actions[..., :1, :], _in_turn(states, actions[..., 1:, :])], axis=-2)
+        valid = jnp.repeat(context.valid, 2, axis=-1)[..., 1:]
+        out = self.transformer.behind(
+            caches, seen[..., None, None, :], tokens, valid[..., None, :], slice(0, None, 2))
+        return back(self.last(out).astype(jnp.float32))
+
+
+def _in_turn(states, actions):
+    """[s, a, s, a, …] of `[..., S, D]` each."""
+    both = jnp.stack([states, actions], axis=-2)
+    return both.reshape(*both.shape[:-3], -1, both.shape[-1])
+
+
+def _behind_batch(x, context: Context, size: int):
+    """Samples `[V…, *batch, …]`, whose last `size` axes are of one sample and `batch` the axes of
+    the context → `[*batch, V, …]`, as sequences behind a prefix lie, and the way back."""
+    rank = context.observations.ndim - 2
+    rest = x.shape[x.ndim - rank - size:]
+
+    def back(found):
+        return jnp.moveaxis(found, rank, 0).reshape(x.shape)
+
+    return jnp.moveaxis(x.reshape(-1, *rest), 0, rank), back
 
 
 def build(config, action_dim: int, dtype: DType = jnp.float32) -> nn.Module:

@@ -1,8 +1,9 @@
-"""A causal transformer whose last token can be asked many times over one cached prefix.
+"""A causal transformer that runs many sequences behind one cached prefix.
 
 Pre-normalised blocks (GPT-2). A sequence is run either whole, or as a prefix that leaves its keys
-and values behind, to which single tokens are then added: V queries over one prefix cost V tokens,
-not V sequences. Both ways are the same function (a test holds them equal).
+and values behind, to which N sequences are then added, each as if it were alone: V queries over one
+prefix cost V tokens, not V sequences. Both ways are the same function (a test holds them equal).
+Of tokens whose output nobody asks for, the last block computes keys and values, and no more.
 """
 
 import math
@@ -16,6 +17,8 @@ from vdd_jax.models import features
 from vdd_jax.types import Context
 
 _NORMAL = nn.initializers.normal(0.02)
+_ALL = slice(None)
+NONE = slice(0, 0)  # of a prefix, only the caches are wanted
 
 
 class Block(nn.Module):
@@ -26,38 +29,44 @@ class Block(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x, mask, cache=None, train: bool = False):
-        """Tokens `[..., S, D]` → the same, and their (keys, values) `[..., S, heads, D/heads]`.
+    def __call__(self, x, own, cache=None, seen=None, ask: slice = _ALL, train: bool = False):
+        """Tokens `[..., N, S, D]` of N sequences → those of `ask`, and (keys, values) of all,
+        each `[..., N, S, heads, D/heads]`.
 
         Args:
-          mask: `[..., S, P + S]` bool, what each token may attend to, of the P cached tokens and
-            the S new ones; broadcasts against the batch axes.
-          cache: (keys, values) of P earlier tokens; their batch axes broadcast against x's.
+          own: `[..., N, S, S]` bool, what each token may attend to in its sequence; axes before the
+            last two broadcast.
+          cache: (keys, values) `[..., P, heads, D/heads]` of a prefix of all N sequences.
+          seen: `[..., N, S, P]` bool, what each token may attend to in the prefix; broadcasts.
         """
         def dense(features, name, scale=1.0):
             return nn.Dense(features, kernel_init=nn.initializers.normal(0.02 * scale), name=name,
                             dtype=self.dtype)
 
-        h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(x)
-        q, k, v = (
-            dense(self.width, name)(h).reshape(*h.shape[:-1], self.heads, -1)
-            for name in ("query", "key", "value")
-        )
+        def masked(logits, mask):
+            mask = mask if mask.shape[-2] == 1 else mask[..., ask, :]
+            return jnp.where(mask[..., None, :, :, :], logits * scale, -1e9)
+
         scale = 1.0 / math.sqrt(self.width // self.heads)
-        logits = jnp.einsum("...ihd,...jhd->...hij", q, k) * scale
+        h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(x)
+        qkv = dense(3 * self.width, "query_key_value")(h)
+        q, k, v = (part.reshape(*h.shape[:-1], self.heads, self.width // self.heads)
+                   for part in jnp.split(qkv, 3, axis=-1))
+        x, q = x[..., ask, :], q[..., ask, :, :]
+        # a prefix is not copied for its N sequences: they are rows of one product with it
+        logits = masked(jnp.einsum("...nihd,...njhd->...hnij", q, k), own)
         if cache is not None:
-            earlier = jnp.einsum("...ihd,...jhd->...hij", q, cache[0]) * scale
+            earlier = masked(jnp.einsum("...nihd,...phd->...hnip", q, cache[0]), seen)
             logits = jnp.concatenate([earlier, logits], axis=-1)
-        logits = jnp.where(mask[..., None, :, :], logits, -1e9)
         attention = nn.Dropout(self.attention_dropout, deterministic=not train)(
             jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(self.dtype)
         )
-        num_cached = 0 if cache is None else cache[0].shape[-3]
-        out = jnp.einsum("...hij,...jhd->...ihd", attention[..., num_cached:], v)
+        cached = 0 if cache is None else cache[0].shape[-3]
+        out = jnp.einsum("...hnij,...njhd->...nihd", attention[..., cached:], v)
         if cache is not None:
-            out = out + jnp.einsum("...hij,...jhd->...ihd", attention[..., :num_cached], cache[1])
+            out = out + jnp.einsum("...hnip,...phd->...nihd", attention[..., :cached], cache[1])
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        x = x + drop(dense(self.width, "project")(out.reshape(*out.shape[:-2], -1)))
+        x = x + drop(dense(self.width, "project")(out.reshape(*out.shape[:-2], self.width)))
         h = nn.LayerNorm(name="norm_2", dtype=self.dtype)(x)
         h = dense(self.width, "down")(nn.gelu(dense(4 * self.width, "up")(h)))
         return x + nn.Dropout(self.dropout, deterministic=not train)(h), (k, v)
@@ -73,36 +82,44 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     dtype: DType = jnp.float32
 
-    @nn.compact
-    def __call__(self, tokens, valid, caches=None, valid_cached=None, train: bool = False):
-        """Tokens `[..., S, D]` → features `[..., S, D]` and the caches of all blocks.
+    def setup(self):
+        self.block = [
+            Block(self.width, self.heads, self.attention_dropout, self.dropout, self.dtype)
+            for _ in range(self.depth)]
+        self.norm = nn.LayerNorm(dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, tokens, valid, ask: slice = _ALL, train: bool = False):
+        """Tokens `[..., S, D]` → features of those of `ask`, and the caches of all blocks.
 
         Args:
           valid: `[..., S]` bool; nothing attends to a token that is not.
-          caches: of an earlier call for a prefix of P tokens, whose `valid_cached` `[..., P]`.
         """
-        size = tokens.shape[-2]
-        mask = jnp.tril(jnp.ones((size, size), bool)) & valid[..., None, :]
+        out, caches = self._run(tokens[..., None, :, :], valid[..., None, :], None, None, ask,
+                                train)
+        return out[..., 0, :, :], jax.tree.map(lambda v: v[..., 0, :, :, :], caches)
+
+    def behind(self, caches, seen, tokens, valid, ask: slice = _ALL):
+        """N sequences behind one prefix, tokens `[..., N, S, D]` → features of those of `ask`.
+
+        Args:
+          caches: of a call with the prefix, of P tokens.
+          seen: `[..., N, S, P]` bool, which of them each token attends to; broadcasts.
+          valid: `[..., N, S]` bool, as above.
+        """
+        return self._run(tokens, valid, caches, seen, ask, False)[0]
+
+    def _run(self, x, valid, caches, seen, ask, train):
+        size = x.shape[-2]
+        own = jnp.tril(jnp.ones((size, size), bool)) & valid[..., None, :]
         # a token that is not valid still attends to itself: no row of the softmax is empty
-        mask = mask | jnp.eye(size, dtype=bool)
-        if caches is not None:
-            shape = jnp.broadcast_shapes(mask.shape[:-2], valid_cached.shape[:-1])
-            earlier = jnp.broadcast_to(
-                valid_cached[..., None, :], (*shape, size, valid_cached.shape[-1])
-            )
-            mask = jnp.concatenate(
-                [earlier, jnp.broadcast_to(mask, (*shape, size, size))], axis=-1
-            )
-        x = nn.Dropout(self.dropout, deterministic=not train)(tokens)
-        new = []
-        for i in range(self.depth):
-            cache = None if caches is None else caches[i]
-            x, kv = Block(
-                self.width, self.heads, self.attention_dropout, self.dropout, self.dtype,
-                name=f"block_{i}",
-            )(x, mask, cache, train)
+        own = own | jnp.eye(size, dtype=bool)
+        x, new = self.drop(x, deterministic=not train), []
+        for i, block in enumerate(self.block):
+            x, kv = block(x, own, None if caches is None else caches[i], seen,
+                          ask if i == self.depth - 1 else _ALL, train)
             new.append(kv)
-        return nn.LayerNorm(name="norm", dtype=self.dtype)(x), tuple(new)
+        return self.norm(x), tuple(new)
 
 
 class StateTokens(nn.Module):
@@ -157,8 +174,9 @@ class ContextTransformer(nn.Module):
             self.width, self.history, self.fourier, dtype=self.dtype, name="tokens")(context)
         tokens = jnp.concatenate([goals, states], axis=-2)
         seen = jnp.concatenate([jnp.ones(goals.shape[:-1], bool), context.valid], axis=-1)
+        ask = slice(goals.shape[-2], None) if self.per_step else slice(-1, None)
         out, _ = Transformer(
             self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype,
             name="transformer",
-        )(tokens, seen, train=train)
-        return out[..., goals.shape[-2] :, :] if self.per_step else out[..., -1, :]
+        )(tokens, seen, ask, train)
+        return out if self.per_step else out[..., 0, :]
