@@ -96,10 +96,8 @@ def test_the_warm_start_has_a_batch_of_its_own():
 
     model = problem.student(tiny())
     state = distill.init(config, model, KEY, data().observation)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill, "batch_at", spy)
-        jax.eval_shape(distill.make_step(config, model, Teacher(silent, schedules.ve(0.01, 10.0))),
-                       state, data(), KEY)
+    teacher = Teacher(silent, schedules.ve(0.01, 10.0))
+    jax.eval_shape(distill.make_step(config, model, teacher, spy), state, data(), KEY)
     assert set(sizes) == {24}
 
 

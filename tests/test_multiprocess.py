@@ -28,7 +28,9 @@ def get_config():
     config = tiny_avoiding(student__num_experts=4, distill__batch_size=8, distill__warm_start=0.5,
                            distill__warm_batch_size=16, distill__likelihood_weight=1.0,
                            student__trunk="transformer", student__dropout=0.1,
-                           teacher__dropout=0.1)
+                           teacher__dropout=0.1, teacher__backbone="transformer",
+                           teacher__window="all", distill__window="all",
+                           distill__gating_update="together")
     config.stages = ("train_teacher", "distill")
     config.run.log_every = config.run.checkpoint_every = config.run.steps_per_dispatch = 4
     return config
@@ -94,9 +96,10 @@ def test_eight_devices_train_what_one_does(alone, tmp_path):
 
 
 def test_two_processes_train_what_one_device_does_and_the_first_one_speaks(alone, tmp_path):
-    """Killed in mid-distillation by signal 9, then gone on with by one process on one device."""
+    """Every device with a share of the data set; killed in mid-distillation by signal 9, then gone
+    on with by one process on one device, with the whole."""
     workdir = tmp_path / "run"
-    running = start(tmp_path, workdir, 4, processes=2)
+    running = start(tmp_path, workdir, 4, "--config.run.split_data=True", processes=2)
     deadline = time.monotonic() + 500
     while not list((workdir / "distill" / "checkpoints").glob("[0-9]*")):
         assert time.monotonic() < deadline and all(p.poll() is None for p in running), [

@@ -12,6 +12,7 @@ from tiny_config import tiny_avoiding
 
 from vdd_jax import checkpoint, problem, teachers, train_teacher
 from vdd_jax import config as config_lib
+from vdd_jax.core import keys
 from vdd_jax.data import batch_at
 from vdd_jax.models import denoiser
 from vdd_jax.types import Batch, Context
@@ -386,8 +387,10 @@ def test_patience(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_masks_are_of_xlas_own_generator():
-    """Dropout draws by `rbg`, the noise of the loss does not."""
+def test_masks_are_of_xlas_own_generator(monkeypatch):
+    """On an accelerator dropout draws by `rbg`, the noise of the loss does not."""
+    monkeypatch.setattr(keys.jax, "default_backend", lambda: "tpu")
+
     def program(dropout):
         config, model, data, state = small(dropout=dropout)
         return str(jax.make_jaxpr(train_teacher.make_step(config, model))(

@@ -288,6 +288,10 @@ KEYS: dict[str, Key] = {
         1, "parts over which the experts are split; the batch is split over the rest of the "
         "devices", **_at_least(1),
     ),
+    "run.split_data": Key(
+        False, "every device holds a share of the data set, for sets that are too large for one; "
+        "devices then send each other the windows of each batch",
+    ),
     "run.accumulate": Key(
         1, "slices of a batch whose gradients are computed one after the other, where memory is "
         "short (dropout: with other masks)", **_at_least(1),

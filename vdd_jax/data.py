@@ -151,15 +151,18 @@ def windows(
     return Batch(scaler.context(observations, valid, past, goal), scaler.scale_action(action))
 
 
-def batch_at(data: Batch, key: jax.Array, step: jax.Array, batch_size: int) -> Batch:
+def batch_at(
+    data: Batch, key: jax.Array, step: jax.Array, batch_size: int, num: int | None = None
+) -> Batch:
     """The batch of an iteration: drawn with replacement by (key, step) alone.
 
     Args:
       data: everything, `[N, …]`, resident on the device.
       key: of the run; `step` is folded in, so no iterator needs to be saved.
+      num: of how many rows, from the first; None: all.
     """
     index = jax.random.randint(
-        jax.random.fold_in(key, step), (batch_size,), 0, data.action.shape[0]
+        jax.random.fold_in(key, step), (batch_size,), 0, num or data.action.shape[0]
     )
     return jax.tree.map(lambda values: values[index], data)
 

@@ -65,12 +65,12 @@ def init(config: ConfigDict, model, key: jax.Array, observation: Observation) ->
     )
 
 
-def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch, parts: int = 1):
+def make_step(config: ConfigDict, model, teacher, draw_batch=batch_at, parts: int = 1):
     """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
     All randomness comes from `key`, of the run, and `state.step`. `config` is `config.distill`;
-    `split` says how a batch lies on the devices (`sharding.split_batch`); gradients are computed
-    in `parts` slices of it (`training.value_and_grad`).
+    `draw_batch` is `batch_at`, or that of a mesh (`sharding.resident`); gradients are computed in
+    `parts` slices of a batch (`training.value_and_grad`).
     """
     expert_optimiser, gating_optimiser = optimisers(config)
     *losses, both = make_losses(config, model, teacher)
@@ -150,7 +150,7 @@ def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch, par
         keys = jax.random.split(key, config.expert_steps + config.gating_steps)
 
         def distil(state):
-            batch = split(batch_at(data, batch_key, state.step, config.batch_size))
+            batch = draw_batch(data, batch_key, state.step, config.batch_size)
             together = config.gating_update == "together" and "gating" in state.params
             of_experts, of_gating = keys[: config.expert_steps], keys[config.expert_steps :]
             for k in of_experts[:-1] if together else of_experts:
@@ -164,7 +164,7 @@ def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch, par
 
         def warm(state):
             size = config.warm_batch_size or config.batch_size
-            batch = split(batch_at(data, batch_key, state.step, size))
+            batch = draw_batch(data, batch_key, state.step, size)
             return likelihood_update(state, batch, keys[0])
 
         if config.warm_start == 0:
@@ -179,13 +179,13 @@ def make_step(config: ConfigDict, model, teacher, split=lambda batch: batch, par
     return step
 
 
-def make_reallocation(config: ConfigDict, model, teacher):
+def make_reallocation(config: ConfigDict, model, teacher, draw_batch=batch_at):
     """`reallocate(state, data, key) → (state, whether an expert was moved)`, see reallocate.py."""
 
     def move(state: State, data: Batch, key: jax.Array):
         key = jax.random.fold_in(key, state.step)
         batch_key, level_key, sample_key = jax.random.split(key, 3)
-        batch = batch_at(data, batch_key, state.step, 256)
+        batch = draw_batch(data, batch_key, state.step, 256)
         noise = config.noise.copy_and_resolve_references()
         noise.anneal_broad = 0.0
         progress = state.step / config.num_iterations
@@ -243,8 +243,11 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     data = task.data
     if config.distill.actions == "teacher":
         data = teachers_actions(config, task, jax.random.fold_in(move_key, 1))
-    init_key, step_key, move_key, inputs = sharding.everywhere(
-        (init_key, step_key, move_key, (data, task.teacher.params)), mesh)
+    init_key, step_key, move_key, params = sharding.everywhere(
+        (init_key, step_key, move_key, task.teacher.params), mesh)
+    data, draw_batch = sharding.resident(jax.device_get(data), mesh, config.run.split_data)
+    task = task._replace(data=None)  # not a second time on the first device
+    inputs = (data, params)
 
     def fresh(key):
         state = init(config.distill, model, key, problem.example(config).observation)
@@ -254,16 +257,17 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
 
     state, shardings = training.born(
         fresh, lambda shapes: sharding.of_state(shapes, mesh), init_key)
-    on_mesh, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    on_mesh = sharding.replicated(mesh)
 
     def step(state, inputs, key):
         data, params = inputs
-        return make_step(config.distill, model, task.teacher.of(params), split,
+        return make_step(config.distill, model, task.teacher.of(params), draw_batch,
                          config.run.accumulate)(state, data, key)
 
     def reallocation(state, inputs, key):
         data, params = inputs
-        return make_reallocation(config.distill, model, task.teacher.of(params))(state, data, key)
+        return make_reallocation(
+            config.distill, model, task.teacher.of(params), draw_batch)(state, data, key)
 
     advance = training.scanned(step, shardings, donate=True)
     health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,

@@ -1,8 +1,9 @@
 """Which array lies on which device, and how several processes agree.
 
 A mesh of two axes: the batch is split over `data`, the stacked experts over `expert`; everything
-else lies on every device. What a step computes does not depend on the mesh, but for the order of
-rounding: batches and noise are functions of the key alone.
+else lies on every device (the data set may be split over `data` too). What a step computes does
+not depend on the mesh, but for the order of rounding: batches and noise are functions of the key
+alone.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vdd_jax.config import ConfigError
+from vdd_jax.data import batch_at
+from vdd_jax.types import Batch
 
 LONGEST = 4_096  # bytes of an answer that processes agree on
 
@@ -100,10 +103,34 @@ def of_state(state: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def split_batch(mesh: Mesh) -> Callable[[Any], Any]:
-    """For use in a step: a batch → the same, its first axis split over `data`."""
+def resident(data: Batch, mesh: Mesh, split: bool) -> tuple[Batch, Callable[..., Batch]]:
+    """A data set on the devices, and `draw(data, key, step, size) → batch`, as `batch_at`, the
+    batch split over `data` if it divides.
+
+    Args:
+      data: the whole set, `[N, …]`, equal in every process.
+      split: its rows over `data` too: a device holds a share, and of every batch the devices send
+        each other what they hold. Otherwise each of them holds the whole.
+    """
     place = NamedSharding(mesh, PartitionSpec("data"))
-    return lambda batch: jax.tree.map(lambda v: jax.lax.with_sharding_constraint(v, place), batch)
+    num = len(data.action)
+
+    def draw(data, key, step, size):
+        batch = batch_at(data, key, step, size, num)
+        if size % mesh.shape["data"]:
+            return batch
+        return jax.tree.map(lambda v: jax.lax.with_sharding_constraint(v, place), batch)
+
+    if not split:
+        return everywhere(data, mesh), draw
+    missing = -num % mesh.shape["data"]  # rows that are never drawn, so that devices divide them
+
+    def shared(values):
+        values = np.asarray(values)
+        values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
+        return jax.make_array_from_callback(values.shape, place, lambda rows: values[rows])
+
+    return jax.tree.map(shared, data), draw
 
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:

@@ -113,12 +113,12 @@ def make_loss(config: ConfigDict, model):
     return loss
 
 
-def make_step(config: ConfigDict, model, split=lambda batch: batch, parts: int = 1):
+def make_step(config: ConfigDict, model, draw_batch=batch_at, parts: int = 1):
     """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
     All randomness comes from `key`, of the run, and `state.step`. `config` is `config.teacher`;
-    `split` says how a batch lies on the devices (`sharding.split_batch`); gradients are computed
-    in `parts` slices of it (`training.value_and_grad`).
+    `draw_batch` is `batch_at`, or that of a mesh (`sharding.resident`); gradients are computed in
+    `parts` slices of a batch (`training.value_and_grad`).
     """
     opt = optimiser(config)
     loss = make_loss(config, model)
@@ -126,7 +126,7 @@ def make_step(config: ConfigDict, model, split=lambda batch: batch, parts: int =
 
     def step(state: State, data: Batch, key: jax.Array):
         batch_key, noise_key = jax.random.split(key)
-        batch = split(batch_at(data, batch_key, state.step, config.batch_size))
+        batch = draw_batch(data, batch_key, state.step, config.batch_size)
         key = jax.random.fold_in(noise_key, state.step)
         if config.state_jitter:
             key, jitter_key = jax.random.split(key)
@@ -179,13 +179,15 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     init_key, step_key, check_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     mesh = sharding.make_mesh(config)
-    init_key, step_key, train = sharding.everywhere((init_key, step_key, data.train), mesh)
+    init_key, step_key = sharding.everywhere((init_key, step_key), mesh)
+    train, draw_batch = sharding.resident(
+        jax.device_get(data.train), mesh, config.run.split_data)
+    data = data._replace(train=None)  # not a second time on the first device
     state, shardings = training.born(
         lambda k: init(settings, model, k, problem.example(config)),
         lambda shapes: sharding.of_state(shapes, mesh), init_key)
     advance = training.scanned(
-        make_step(settings, model, sharding.split_batch(mesh), config.run.accumulate),
-        shardings, donate=False)
+        make_step(settings, model, draw_batch, config.run.accumulate), shardings, donate=True)
     check = jax.jit(make_check(settings, model, data.held_out, check_key),
                     out_shardings=(shardings, sharding.replicated(mesh)))
 
