@@ -36,10 +36,11 @@ def published():
     return published_torch
 
 
-def shapes(how="joint", sizes=TINY, windows=2):
+def shapes(how="joint", sizes=TINY, windows=2, precision="float32"):
     """Shapes of (state, inputs) and the step that takes them; nothing is compiled."""
-    start, run = step_jax.programs(step_jax.configure(sizes, how, windows), sizes)
-    return jax.eval_shape(start, jax.random.key(0)), run
+    start, make = step_jax.programs(step_jax.configure(sizes, how, windows, precision), sizes)
+    state, params = jax.eval_shape(start, jax.random.key(0))
+    return (state, (step_jax.random_windows(sizes, 16), params)), make()
 
 
 # ---- the whole command
@@ -169,8 +170,7 @@ def test_operations_of_pytorch_are_what_its_own_counter_sees(published):
 
 def test_jax_rows_compute_in_the_precision_that_is_asked_for():
     """All but the products of small matrices in bfloat16, parameters in float32."""
-    start, run = step_jax.programs(step_jax.configure(WIDE, "joint", 4, "bfloat16"), WIDE)
-    state, inputs = jax.eval_shape(start, jax.random.key(0))
+    (state, inputs), run = shapes("joint", WIDE, 4, "bfloat16")
     program = jax.make_jaxpr(run)(state, inputs, jax.random.key(0)).jaxpr
     assert products(program, ("float32",)) < 0.02 * products(program)
     assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(state.params))

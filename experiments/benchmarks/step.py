@@ -184,7 +184,7 @@ def summary(found: dict, sizes: Sizes, batch: int) -> dict:
         if name not in medians:
             result[name] |= row
             continue
-        middle, least, most = _spread(medians[name])
+        middle, least, most = spread(medians[name])
         work = step_cost.gflop(sizes, ROWS[name], batch)
         result[name] |= {
             "ms": [round(v, 3) for v in (middle, least, most)],
@@ -200,12 +200,12 @@ def summary(found: dict, sizes: Sizes, batch: int) -> dict:
             ratio = [mine / eager for mine, eager in
                      zip(medians[name], medians["eager"], strict=True)]
             fewer = sizes.window / ROWS[name].places(sizes)
-            result[name]["step_of_eager"] = [round(v, 3) for v in _spread(ratio)]
-            result[name]["action_of_eager"] = [round(fewer * v, 3) for v in _spread(ratio)]
+            result[name]["step_of_eager"] = [round(v, 3) for v in spread(ratio)]
+            result[name]["action_of_eager"] = [round(fewer * v, 3) for v in spread(ratio)]
     return result
 
 
-def _spread(values):
+def spread(values):
     return statistics.median(values), min(values), max(values)
 
 
@@ -227,9 +227,9 @@ def render(result: dict, title: str, precision: str, peak_gflops: float | None =
             continue
         possible = peak_gflops or step_cost.peak(row["device"], precision)
         rows.append((
-            *counts, _with_range(row["ms"], 1), f"{row['windows_per_s']:.0f}",
+            *counts, with_range(row["ms"], 1), f"{row['windows_per_s']:.0f}",
             f"{row['us_per_action']:.0f}",
-            _with_range(row.get("step_of_eager"), 2), _with_range(row.get("action_of_eager"), 2),
+            with_range(row.get("step_of_eager"), 2), with_range(row.get("action_of_eager"), 2),
             f"{row['gflop']:.1f}", f"{row['xla_gflop']:.1f}" if "xla_gflop" in row else "–",
             f"{row['gflop_per_s']:.0f}",
             f"{row['gflop_per_s'] / possible:.2f}" if possible else "–",
@@ -238,7 +238,7 @@ def render(result: dict, title: str, precision: str, peak_gflops: float | None =
     return "\n".join([table(rows, (title, *HEADER)), *missing])
 
 
-def _with_range(values, digits) -> str:
+def with_range(values, digits) -> str:
     if values is None:
         return "–"
     middle, least, most = (f"{v:.{digits}f}" for v in values)
@@ -264,6 +264,14 @@ def cpu() -> str:
     names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def changed_sizes(parser, text: str) -> Sizes:
+    """The kitchen's with those of 'name=value,…'; the parser tells of unknown names."""
+    changed = dict(pair.split("=") for pair in text.split(",") if pair)
+    if unknown := set(changed) - set(Sizes._fields):
+        parser.error(f"unknown sizes {', '.join(unknown)}; there are {', '.join(Sizes._fields)}")
+    return Sizes(**{name: Sizes.__annotations__[name](value) for name, value in changed.items()})
 
 
 def parse(argv):
@@ -297,11 +305,7 @@ def settle(parser, arguments, rows: dict[str, Row]) -> None:
     arguments.rows = arguments.rows.split(",")
     if unknown := set(arguments.rows) - set(rows):
         parser.error(f"unknown rows {', '.join(unknown)}; there are {', '.join(rows)}")
-    changed = dict(pair.split("=") for pair in arguments.sizes.split(",") if pair)
-    if unknown := set(changed) - set(Sizes._fields):
-        parser.error(f"unknown sizes {', '.join(unknown)}; there are {', '.join(Sizes._fields)}")
-    arguments.sizes = Sizes(
-        **{name: Sizes.__annotations__[name](value) for name, value in changed.items()})
+    arguments.sizes = changed_sizes(parser, arguments.sizes)
     arguments.cores = sorted(os.sched_getaffinity(0))[: arguments.threads]
     if not 0 < arguments.threads == len(arguments.cores):
         parser.error(f"--threads={arguments.threads}, but this process may use "

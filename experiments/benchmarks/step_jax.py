@@ -5,15 +5,14 @@ are random.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from step import Job, Unavailable, peak_rss_mib
 from step_rows import Sizes
 
 from vdd_jax import config as config_lib
-from vdd_jax import distill, problem, teachers
-from vdd_jax.data import first
+from vdd_jax import distill, problem, sharding, teachers, training
+from vdd_jax.data import batch_at
 from vdd_jax.models import denoiser
 from vdd_jax.models.moe import MixtureOfExperts
 from vdd_jax.types import Batch, Context
@@ -22,7 +21,7 @@ from vdd_jax.types import Batch, Context
 def configure(sizes: Sizes, how: str, windows: int, precision: str = "float32") -> ConfigDict:
     """The configuration of a row; `how` is `config.distill.window`."""
     config = config_lib.default()
-    config.precision = precision
+    config.precision, config.stages = precision, ("distill",)
     config.teacher.update(
         backbone="transformer", window="all", history="absolute", fourier=0,
         width=sizes.teacher_width, depth=sizes.teacher_depth, heads=sizes.teacher_heads,
@@ -52,31 +51,34 @@ def random_windows(sizes: Sizes, n: int) -> Batch:
     t, g, o, a = sizes.window, sizes.goal_length, sizes.observation_dim, sizes.action_dim
     random = np.random.default_rng(0)
     seen, steps, past, goal, action = (
-        jnp.asarray(random.standard_normal((n, *shape), np.float32))
+        random.standard_normal((n, *shape), np.float32)
         for shape in ((t, o), (t, o), (t - 1, a), (g, o), (a,)))
-    return Batch(Context(seen, steps, jnp.ones((n, t), bool), past, goal), action)
+    return Batch(Context(seen, steps, np.ones((n, t), bool), past, goal), action)
 
 
 def programs(config: ConfigDict, sizes: Sizes):
-    """`start(key) → (state, inputs)` and `step(state, inputs, key) → (state, metrics)`."""
+    """`start(key) → (state, teacher's parameters)` and `make(draw_batch) → step(state, inputs, key)
+    → (state, metrics)`, with inputs (data, teacher's parameters)."""
     dtype = problem.dtype(config)
     model = MixtureOfExperts(
         action_dim=sizes.action_dim, dtype=dtype, **config.student.to_dict())
     network = denoiser.build(config.teacher, sizes.action_dim, dtype)
+    example = random_windows(sizes, 1)
 
     def start(key):
-        data = random_windows(sizes, max(1024, config.distill.batch_size))
         teacher_key, student_key = jax.random.split(key)
-        params = denoiser.init(config.teacher, network, teacher_key, first(data, 1))
-        state = distill.init(config.distill, model, student_key, first(data, 1).observation)
-        return state, (data, params)
+        params = denoiser.init(config.teacher, network, teacher_key, example)
+        return distill.init(config.distill, model, student_key, example.observation), params
 
-    def step(state, inputs, key):
-        data, params = inputs  # arguments both, as in the stage: not constants of the program
-        teacher = teachers.from_network(config.teacher, params, sizes.action_dim, dtype)
-        return distill.make_step(config.distill, model, teacher)(state, data, key)
+    def make(draw_batch=batch_at):
+        def step(state, inputs, key):
+            data, params = inputs  # arguments both, as in the stage: not constants of the program
+            teacher = teachers.from_network(config.teacher, params, sizes.action_dim, dtype)
+            return distill.make_step(config.distill, model, teacher, draw_batch)(state, data, key)
 
-    return start, step
+        return step
+
+    return start, make
 
 
 def size(tree) -> int:
@@ -84,36 +86,54 @@ def size(tree) -> int:
     return sum(v.size for v in jax.tree.leaves(tree))
 
 
-def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, threads: int) -> Job:
+def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, threads: int,
+          devices: int = 1, expert_parallel: int = 1) -> Job:
     """The step for the benchmark; `how` is `config.distill.window`.
 
     XLA makes as many threads as the process may use cores, which the worker has made `threads`.
 
     Raises:
-      Unavailable: without the device.
+      Unavailable: without the devices.
     """
     try:
-        devices = jax.devices(device)
+        found = jax.devices(device)
     except (RuntimeError, AssertionError) as error:  # the latter where no plug-in is installed
         raise Unavailable(f"JAX sees no {device.upper()} device") from error
-    start, step = programs(configure(sizes, how, windows, precision), sizes)
-    state, inputs = jax.jit(start)(jax.random.key(0))
-    key = jax.random.key(1)
+    if len(found) < devices:
+        raise Unavailable(f"JAX sees {len(found)} {device.upper()} device(s)")
+    config = configure(sizes, how, windows, precision)
+    config.run.update(devices=devices, expert_parallel=expert_parallel)
+    mesh = sharding.make_mesh(config)
+    start, make = programs(config, sizes)
+    data, draw_batch = sharding.resident(random_windows(sizes, max(1024, windows)), mesh, False)
+    key, start_key = sharding.everywhere((jax.random.key(1), jax.random.key(0)), mesh)
+    (state, params), shardings = training.born(
+        start, lambda shapes: (sharding.of_state(shapes[0], mesh),
+                               jax.tree.map(lambda _: sharding.replicated(mesh), shapes[1])),
+        start_key)
+    inputs = (data, params)
     with jax.default_matmul_precision(problem.MATMUL[precision]):
-        compiled = jax.jit(step, donate_argnums=0).lower(state, inputs, key).compile()
+        compiled = jax.jit(
+            make(draw_batch), donate_argnums=0,
+            out_shardings=(shardings[0], sharding.replicated(mesh)),
+        ).lower(state, inputs, key).compile()
+    seen = []
 
     def one():
         nonlocal state
         state, metrics = compiled(state, inputs, key)
         jax.block_until_ready((state, metrics))
+        if len(seen) < 2:
+            seen.append(float(metrics["expert_surrogate"]))
 
     def peak_mib():
         if device == "cpu":
             return peak_rss_mib()
-        return devices[0].memory_stats()["peak_bytes_in_use"] / 2**20
+        return found[0].memory_stats()["peak_bytes_in_use"] / 2**20
 
     return Job(one, peak_mib, {
-        "device": devices[0].device_kind, "versions": config_lib.versions(),
+        "device": found[0].device_kind, "devices": mesh.size, "first_losses": seen,
+        "versions": config_lib.versions(),
         "parameters": {"teacher": size(inputs[1]), "student": size(state.params)},
         "xla_gflop": round((compiled.cost_analysis() or {}).get("flops", 0.0) / 1e9, 3),
         "arrays_mib": round(_arrays_mib(compiled.memory_analysis()), 1),
