@@ -64,14 +64,14 @@ def test_every_row_has_a_line_in_table_and_record(tmp_path, capsys, monkeypatch)
     for name, row in rows.items():
         assert row["title"] in printed and f"{row['title']}: " in " ".join(record["notes"])
         assert (name in ("eager", "compile")) == ("xla_gflop" not in row)
-    for name in ("joint", "all", "last"):
+    for name in ("joint", "all", "slices", "last"):
         row = rows[name]
         middle, least, most = row["ms"]
         assert 0 < least <= middle <= most and 0 < row["arrays_mib"] < row["peak_mib"]
         assert row["windows_per_s"] == pytest.approx(3e3 / middle, rel=1e-2)
         assert row["us_per_action"] == pytest.approx(1e3 * middle / row["actions"], rel=1e-3)
         assert {"jax", "flax"} <= set(row["versions"])
-    assert [rows[n]["actions"] for n in rows] == [6, 6, 6, 6, 3]
+    assert [rows[n]["actions"] for n in rows] == [6, 6, 6, 6, 6, 3]
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -121,6 +121,13 @@ def test_ratios_are_taken_within_a_round():
     assert result["last"]["action_of_eager"] == [1.5, 1.5, 1.5]  # one action where eager has 3
     assert result["last"]["us_per_action"] == pytest.approx(1500 / 4)
     assert result["last"]["busy_cores"] == 1.5
+
+
+def test_slices_are_of_64_windows():
+    """One at least."""
+    for windows, slices in ((16, 1), (64, 1), (256, 4)):
+        config = step_jax.configure(TINY, step.ROWS["slices"].how, windows)
+        assert (config.run.accumulate, config.distill.window) == (slices, "all")
 
 
 # ---- the count of operations

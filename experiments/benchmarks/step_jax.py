@@ -19,8 +19,11 @@ from vdd_jax.types import Batch, Context
 
 
 def configure(sizes: Sizes, how: str, windows: int, precision: str = "float32") -> ConfigDict:
-    """The configuration of a row; `how` is `config.distill.window`."""
+    """The configuration of a row; `how` is `config.distill.window`, and may end with ', in slices
+    of N' windows."""
+    how, _, slices = how.partition(", in slices of ")
     config = config_lib.default()
+    config.run.accumulate = max(windows // int(slices), 1) if slices else 1
     config.precision, config.stages = precision, ("distill",)
     config.teacher.update(
         backbone="transformer", window="all", history="absolute", fourier=0,
@@ -74,7 +77,8 @@ def programs(config: ConfigDict, sizes: Sizes):
         def step(state, inputs, key):
             data, params = inputs  # arguments both, as in the stage: not constants of the program
             teacher = teachers.from_network(config.teacher, params, sizes.action_dim, dtype)
-            return distill.make_step(config.distill, model, teacher, draw_batch)(state, data, key)
+            return distill.make_step(config.distill, model, teacher, draw_batch,
+                                     config.run.accumulate)(state, data, key)
 
         return step
 
@@ -88,7 +92,7 @@ def size(tree) -> int:
 
 def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, threads: int,
           devices: int = 1, expert_parallel: int = 1) -> Job:
-    """The step for the benchmark; `how` is `config.distill.window`.
+    """The step for the benchmark; `how` is as in `configure`.
 
     XLA makes as many threads as the process may use cores, which the worker has made `threads`.
 

@@ -35,7 +35,7 @@ class Row(NamedTuple):
     @property
     def joint(self) -> bool:
         """Whether a sample is a sequence of its own, and not a token behind a prefix."""
-        return self.how not in ("all", "last")
+        return not self.how.startswith(("all", "last"))
 
     def places(self, sizes: Sizes) -> int:
         """Actions of a window that are distilled."""
@@ -64,6 +64,10 @@ ROWS = {
         "PyTorch. An action's past in the window is the demonstrated one, so a sample is a single "
         "token that shares the window's prefix. The gating learns in the same pass of the student "
         "as the experts."),
+    "slices": Row(
+        "JAX, teacher-forced, in slices", "step_jax", "all, in slices of 64",
+        "The same with the gradient computed in slices of 64 windows, config.run.accumulate: less "
+        "memory, and on a CPU more of it in its cache."),
     "last": Row(
         "JAX, teacher-forced, newest action", "step_jax", "last",
         "The same with window='last'. Only the newest action of a window is distilled, which is "
