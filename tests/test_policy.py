@@ -323,3 +323,9 @@ def test_bad_histories_are_refused(call, history, words):
     """A wrong size of any part, NaN, or no goal where there must be one: a ValueError."""
     with pytest.raises(ValueError, match=words):
         call(windowed(goal=1), history)
+
+
+def test_a_policy_prints_its_sizes_and_not_its_arrays():
+    policy = Policy({"a": jnp.zeros((20, 50)), "b": jnp.zeros(234)}, SCALER, None, 3, 2, window=4)
+    assert repr(policy) == ("Policy(observation_dim=3, action_dim=2, window=4, chunk=1, "
+                            "goal_length=0, min_weight=0.0, 1,234 parameters)")

@@ -30,7 +30,7 @@ class History(NamedTuple):
     goal: Any = None  # `[..., G, O]`; None where the task has no goal
 
 
-@struct.dataclass
+@functools.partial(struct.dataclass, repr=False)
 class Policy:
     """q(a|s) of a distilled student.
 
@@ -50,6 +50,12 @@ class Policy:
     goal_length: int = struct.field(pytree_node=False, default=0)  # G
     min_weight: float = struct.field(pytree_node=False, default=0.0)  # see core.mixture.act
     matmul: str = struct.field(pytree_node=False, default="highest")  # of products of float32
+
+    def __repr__(self) -> str:  # not its arrays
+        sizes = ", ".join(f"{name}={getattr(self, name)}" for name in (
+            "observation_dim", "action_dim", "window", "chunk", "goal_length", "min_weight"))
+        size = sum(np.size(v) for v in jax.tree.leaves(self.params))
+        return f"Policy({sizes}, {size:,} parameters)"
 
     def mixture(self, observation) -> Mixture:
         """q(·|s) with batch axes `[...]`, over actions of A · H numbers."""
