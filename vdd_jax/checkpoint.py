@@ -155,3 +155,11 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
+
+
+def last_step(stage: Path) -> int | None:
+    """Of the last checkpoint in the directory of a stage; None without one."""
+    if not (stage / "checkpoints").is_dir():
+        return None
+    with Checkpoints(stage / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.latest_step()

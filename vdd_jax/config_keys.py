@@ -37,8 +37,9 @@ KEYS: dict[str, Key] = {
     "seed": Key(0, "root of all randomness", **_at_least(0)),
     "stages": Key(
         ("distill", "evaluate"), "what to run, in order",
-        lambda v: len(v) > 0 and set(v) <= {"train_teacher", "distill", "evaluate"},
-        "a non-empty subset of 'train_teacher', 'distill', 'evaluate'",
+        lambda v: len(v) > 0 and set(v) <= {"train_teacher", "distill", "from_scratch",
+                                            "evaluate"},
+        "a non-empty subset of 'train_teacher', 'distill', 'from_scratch', 'evaluate'",
     ),
     "precision": Key(
         "float32", "of products on an accelerator: 'float32'; 'tf32', products of float32 in TF32; "
@@ -270,6 +271,24 @@ KEYS: dict[str, Key] = {
     "distill.noise.anneal_broad": Key(
         0.5, "annealed: share of the states whose level is log-uniform between the path and "
         "high: coarse noise sees the modes and weights that fine noise cannot", **_FRACTION,
+    ),
+    # ---- the student without a teacher, a baseline
+    "from_scratch.method": Key(
+        "em", "'em': expectation-maximisation; 'imc': information-maximising curriculum; "
+        "'bc_gmm': likelihood by gradient; see baselines/from_scratch.py",
+        **_one_of("bc_gmm", "em", "imc"),
+    ),
+    "from_scratch.num_iterations": Key(8_000, "updates", **_at_least(1)),
+    "from_scratch.batch_size": Key(512, "pairs in an update", **_at_least(1)),
+    "from_scratch.learning_rate": Key(2e-3, "of Adam, by a cosine to 0", **_POSITIVE),
+    "from_scratch.clip_norm": Key(1.0, "clip the gradient's global norm; 0: do not",
+                                  **_at_least(0)),
+    "from_scratch.e_step_every": Key(
+        100, "em, imc: updates from one E-step, over all pairs, to the next", **_at_least(1),
+    ),
+    "from_scratch.pacing": Key(
+        2.0, "imc: η; the smaller, the fewer pairs an expert keeps. At 1 and below a covariance "
+        "shrinks without end", **_POSITIVE,
     ),
     # ---- acting
     "policy.min_weight": Key(

@@ -60,6 +60,12 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
                     f"config.distill.noise.{name} is {level:g}; the teacher is trained at noise "
                     f"levels from {c['teacher.sigma_min']:g} to {c['teacher.sigma_max']:g} "
                     "(config.teacher.sigma_min, sigma_max)")
+    if {"distill", "from_scratch"} <= set(c["stages"]):
+        errors.append("config.stages has both 'distill' and 'from_scratch', two ways to one "
+                      "student; give each a workdir of its own")
+    if "from_scratch" in c["stages"] and c["student.gating"] != "learned":
+        errors.append("config.stages has 'from_scratch', which needs config.student.gating = "
+                      "'learned'")
     if c["student.trunk"] == "transformer" and c["student.independent"]:
         errors.append("config.student.independent needs an MLP trunk")
     if c["student.trunk"] == "transformer" and not learned:

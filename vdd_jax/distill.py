@@ -302,11 +302,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
 
 def finished(config: ConfigDict, workdir: Path) -> bool:
     """Whether the stage's last checkpoint is there."""
-    directory = workdir / "distill" / "checkpoints"
-    if not directory.is_dir():
-        return False
-    with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
-        return checkpoints.latest_step() == config.distill.num_iterations
+    return checkpoint.last_step(workdir / "distill") == config.distill.num_iterations
 
 
 def stage(iterations: int) -> training.Stage:

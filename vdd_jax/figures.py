@@ -161,6 +161,9 @@ def curves(metrics: Path, path: Path, teacher_metrics: Path | None = None) -> Pa
             ("denoising loss", LOSSES), ("gradient norm", {"grad_norm": ""})]),
         ("Distillation", read_metrics(metrics, "distill"), [
             (label, {name: ""}) for name, label in LABELS.items()]),
+        ("Student from scratch", read_metrics(metrics, "from_scratch"), [
+            ("loss", {"loss": ""}), ("gradient norm", {"grad_norm": ""}),
+            *((label, {name: ""}) for name, label in LABELS.items() if name != "fisher")]),
     ]
     parts = [(title, records, [panel for panel in panels if _logged(records, panel[1])])
              for title, records, panels in parts]

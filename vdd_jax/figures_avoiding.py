@@ -47,7 +47,7 @@ FAILED = {"marker": "x", "color": "tab:red", "linestyle": "none", "markersize": 
 
 def draw(config: ConfigDict, workdir: Path, folder: Path) -> list[Path]:
     """Draws what the run in `workdir` has results for, into `folder`."""
-    if not (workdir / "distill" / "checkpoints").is_dir():
+    if policy.directory_of(workdir) is None:
         return []
     task, student = problem.build(config, workdir), policy.load(workdir)
     states = choose_states(task, jax.random.key(config.seed))

@@ -18,6 +18,8 @@ class TrainingDiverged(RuntimeError):
 _REMEDIES = {
     "distill": "Try a smaller learning rate, config.distill.clip_norm=1, or a larger "
                "config.distill.noise.low.",
+    "from_scratch": "Try a smaller config.from_scratch.learning_rate, or a larger "
+                    "config.student.std_floor.",
     "teacher": "Try a smaller config.teacher.learning_rate, or config.teacher.clip_norm=1.",
 }
 

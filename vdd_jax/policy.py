@@ -165,14 +165,20 @@ def _entropy(policy: Policy, observation, key, num_samples):
     return -jnp.mean(mixtures.log_prob(q, mixtures.sample(q, key, (num_samples,))), axis=0)
 
 
+def directory_of(workdir: str | Path) -> Path | None:
+    """Where the checkpoints of the student in `workdir` are; None without one."""
+    found = (Path(workdir) / stage / "checkpoints" for stage in ("distill", "from_scratch"))
+    return next((directory for directory in found if directory.is_dir()), None)
+
+
 def load(workdir: str | Path) -> Policy:
-    """The student that `vdd_jax.main` distilled into `workdir`.
+    """The student that `vdd_jax.main` distilled into `workdir`, or learned there from scratch.
 
     Raises:
       CheckpointError: when there is none, or it is damaged or of something else.
     """
-    directory = Path(workdir) / "distill" / "checkpoints"
-    if not directory.is_dir():
+    directory = directory_of(workdir)
+    if directory is None:
         raise CheckpointError(
             f"{workdir} holds no distilled student; run python -m vdd_jax.main with "
             f"--workdir={workdir} first"

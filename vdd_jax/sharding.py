@@ -68,6 +68,8 @@ def _batches(config: ConfigDict) -> dict[str, int]:
         sizes["distill.batch_size"] = config.distill.batch_size
         if config.distill.warm_start:  # 0 here: batch_size
             sizes["distill.warm_batch_size"] = config.distill.warm_batch_size
+    if "from_scratch" in config.stages:
+        sizes["from_scratch.batch_size"] = config.from_scratch.batch_size
     return sizes
 
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
 from vdd_jax import distill, evaluate, problem, sharding, train_teacher
+from vdd_jax.baselines import from_scratch
 from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.config import ConfigError
 from vdd_jax.evaluate_closed_loop import describe
@@ -20,7 +21,7 @@ class WorkdirError(RuntimeError):
     """A workdir that belongs to something else; the text is for the user."""
 
 
-TRAINING = {"train_teacher": train_teacher, "distill": distill}
+TRAINING = {"train_teacher": train_teacher, "distill": distill, "from_scratch": from_scratch}
 USER_ERRORS = (
     ConfigError, WorkdirError, CheckpointError, TrainingDiverged, problem.DataError, OSError,
 )
@@ -85,6 +86,11 @@ def announce(config: ConfigDict, workdir: Path, mesh) -> str:
         "iterations": f"{config.distill.num_iterations:,}",
         "workdir": str(workdir),
     }
+    if "from_scratch" in config.stages:
+        settings = config.from_scratch
+        lines |= {"method": f"{settings.method}, from demonstrations alone",
+                  "batch": f"{settings.batch_size // split} pairs per device",
+                  "iterations": f"{settings.num_iterations:,}"}
     if not problem.is_analytic(config):
         lines["data"] = problem.data(config).about["demonstrations"]
         settings = config.teacher
