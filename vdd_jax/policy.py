@@ -85,7 +85,7 @@ class Policy:
         """The observation as arrays, or ValueError."""
         if not self.window:
             _check(observation, (self.observation_dim,), "observation")
-            return jnp.asarray(observation, jnp.float32)
+            return _as_array(observation, np.float32, np.shape(observation)[:-1], 1)
         given = observation if isinstance(observation, History) else History(observation)
         _check(given.observations, (self.window, self.observation_dim), "observation")
         if given.valid is not None:
@@ -106,10 +106,17 @@ class Policy:
         except ValueError:
             raise ValueError(f"the batch axes of the history do not agree: {batches}") from None
         return History(*(
-            None if v is None else jnp.broadcast_to(
-                jnp.asarray(v, bool if i == 1 else jnp.float32), (*batch, *np.shape(v)[-ranks[i]:]))
+            None if v is None else _as_array(v, bool if i == 1 else np.float32, batch, ranks[i])
             for i, v in enumerate(given)
         ))
+
+
+def _as_array(values, dtype, batch: tuple[int, ...], rank: int):
+    """`[*batch, …]`, NumPy unless the values are JAX's: each call of JAX outside of a compiled
+    program would cost a single action on a CPU a twentieth of its time."""
+    library = jnp if isinstance(values, jax.Array) else np
+    values = library.asarray(values, dtype)
+    return library.broadcast_to(values, (*batch, *values.shape[values.ndim - rank:]))
 
 
 def _check(values, sizes: tuple[int, ...], what: str) -> None:
