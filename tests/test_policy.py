@@ -68,6 +68,22 @@ def test_the_policy_is_the_teacher_it_was_distilled_from(policy, finished):
     np.testing.assert_allclose(stds, 0.5, atol=0.1)
 
 
+@pytest.mark.parametrize("min_weight", [0.0, 0.3])
+def test_a_single_action_is_that_of_all_experts(policy, min_weight):
+    """Computing the drawn expert alone changes no action; every expert is drawn."""
+    alone = policy.replace(min_weight=min_weight)
+    assert alone.apply_one is not None
+    everyone = alone.replace(apply_one=None)
+    keys = jax.random.split(KEY, 24)
+    for observation in (OBSERVATION, BATCH[:1, 0]):
+        found = np.stack([alone.act(observation, key) for key in keys])
+        np.testing.assert_allclose(
+            found, np.stack([everyone.act(observation, key) for key in keys]), rtol=1e-5, atol=1e-6)
+    assert len(np.unique(found.round(4), axis=0)) == 2
+    # two policies of one module share their compiled programs
+    assert alone.apply_one == policy.apply.__self__.apply_one
+
+
 def test_acting(policy):
     """The mean of a drawn expert, of the likeliest, or a sample of the whole mixture."""
     q = policy.mixture(OBSERVATION)

@@ -50,6 +50,8 @@ class Policy:
     goal_length: int = struct.field(pytree_node=False, default=0)  # G
     min_weight: float = struct.field(pytree_node=False, default=0.0)  # see core.mixture.act
     matmul: str = struct.field(pytree_node=False, default="highest")  # of products of float32
+    # (params, scaled observation, index) → the mixture of one expert; None: all are computed
+    apply_one: Callable | None = struct.field(pytree_node=False, default=None)
 
     def __repr__(self) -> str:  # not its arrays
         sizes = ", ".join(f"{name}={getattr(self, name)}" for name in (
@@ -131,13 +133,17 @@ def _check(values, sizes: tuple[int, ...], what: str) -> None:
 
 
 @jax.jit
-def _mixture(policy: Policy, observation):
+def _mixture(policy: Policy, observation, expert=None):
+    """Of all experts, or of the one with index `expert` alone."""
     if policy.window:
         seen = policy.scaler.context(*observation)
     else:
         seen = policy.scaler.scale_observation(observation)
     with jax.default_matmul_precision(policy.matmul):
-        scaled = policy.apply({"params": policy.params}, seen)
+        if expert is None:
+            scaled = policy.apply({"params": policy.params}, seen)
+        else:
+            scaled = policy.apply_one(policy.params, seen, expert)
     return mixtures.affine(scaled, policy.scaler.action_std, policy.scaler.action_mean)
 
 
@@ -151,6 +157,12 @@ def _as_chunk(policy: Policy, action):
 @functools.partial(jax.jit, static_argnames="how")
 def _act(policy: Policy, observation, key, how):
     q = _mixture(policy, observation)
+    alone = q.log_weights.size == q.log_weights.shape[-1]
+    if alone and policy.apply_one and how == "sampled_mean":
+        # who acts is drawn first, and nobody else's mean computed: the compiler drops the rest of
+        # q, and runs once what both passes share
+        expert = mixtures.draw(q.log_weights, key, policy.min_weight).reshape(())
+        q, how = _mixture(policy, observation, expert), "most_likely_mean"
     return _as_chunk(policy, mixtures.act(q, key, how, policy.min_weight))
 
 
@@ -202,5 +214,6 @@ def load(workdir: str | Path) -> Policy:
         name: settings.task[name] for name in ("window", "chunk", "goal_length")}
     return Policy(params, scaler, model.apply, spec.observation_dim, spec.action_dim,
                   min_weight=settings.policy.min_weight,
-                  matmul=problem.MATMUL[settings.precision], **sizes)
+                  matmul=problem.MATMUL[settings.precision],
+                  apply_one=model.apply_one, **sizes)
 

@@ -222,7 +222,8 @@ def _jax_student(sizes: Sizes, scaler, kind: str):
     params = jax.jit(model.init)(jax.random.key(0), example)["params"]
     policy = Policy(
         params, scaler, model.apply, sizes.observation_dim, sizes.action_dim, sizes.window,
-        goal_length=sizes.goal_length, matmul=problem.MATMUL[config.precision])
+        goal_length=sizes.goal_length, matmul=problem.MATMUL[config.precision],
+        apply_one=model.apply_one)
     return lambda seen, key: policy.act(History(seen.states, goal=seen.goals), key), params
 
 

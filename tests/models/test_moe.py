@@ -70,6 +70,21 @@ def test_batched_equals_one_by_one():
     assert np.std(together.log_weights, axis=0).min() > 1e-3
 
 
+@pytest.mark.parametrize("values", [
+    {}, {"independent": True}, {"covariance": "diagonal", "gating": "uniform"}])
+def test_one_expert_is_that_of_the_mixture(values):
+    """Mean and factor of expert z, of z from the outside or computed; nothing of the others."""
+    model, variables = random(**values)
+    whole = model.apply(variables, OBSERVATIONS)
+    one = jax.jit(lambda z: model.apply_one(variables["params"], OBSERVATIONS, z))
+    for z in range(3):
+        found = one(z)
+        assert found.means.shape == (5, 1, 2) and np.all(found.log_weights == 0)
+        np.testing.assert_allclose(found.means[:, 0], whole.means[:, z], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            found.scale_tril[:, 0], whole.scale_tril[:, z], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("independent", [False, True])
 def test_the_start(independent):
     """Means spread evenly over ± init_spread, stds near init_std, weights uniform, bodies of the

@@ -137,11 +137,21 @@ def act(mixture: Mixture, key: jax.Array, how: str, min_weight: float = 0.0) -> 
         raise ValueError(f"how is one of {', '.join(ACTING)}, not {how!r}")
     if how == "most_likely_mean":
         return mean_of_most_likely(mixture)
-    key = _after(mixture.log_weights, key)
-    if min_weight:  # weights that do not sum to 1 are fine for drawing
-        kept = mixture.log_weights >= jnp.log(min_weight)
-        mixture = mixture._replace(log_weights=jnp.where(kept, mixture.log_weights, -jnp.inf))
-    return mean_of_sampled(mixture, key) if how == "sampled_mean" else sample(mixture, key)
+    if how == "sampled_mean":
+        return select(mixture, draw(mixture.log_weights, key, min_weight))[0]
+    kept = mixture._replace(log_weights=_kept(mixture.log_weights, min_weight))
+    return sample(kept, _after(mixture.log_weights, key))
+
+
+def draw(log_weights: jax.Array, key: jax.Array, min_weight: float = 0.0) -> jax.Array:
+    """Indices `[...]` of experts drawn from the gating `[..., Z]`, as `act` draws them."""
+    return jax.random.categorical(_after(log_weights, key), _kept(log_weights, min_weight))
+
+
+def _kept(log_weights, min_weight: float):
+    if not min_weight:
+        return log_weights  # which need not sum to 1 for drawing
+    return jnp.where(log_weights >= jnp.log(min_weight), log_weights, -jnp.inf)
 
 
 def _after(values: jax.Array, key: jax.Array) -> jax.Array:

@@ -215,6 +215,16 @@ class MixtureOfExperts(nn.Module):
         log_weights = Gating(self.num_experts, body, self.dtype, name="gating")(features)
         return Mixture(log_weights, means, scale_tril)
 
+    @nn.nowrap
+    def apply_one(self, params: dict, observation, expert) -> Mixture:
+        """q(a|s, z) of the expert with index `expert`, a scalar: a mixture of one, for which the
+        others are not computed. `params` as `apply` is given them."""
+        stacked = jax.tree.map(lambda v: jax.lax.dynamic_slice_in_dim(v, expert, 1),
+                               params["experts"]["experts"])
+        alone = self.clone(num_experts=1, gating="uniform")
+        return alone.apply(
+            {"params": {"experts": {**params["experts"], "experts": stacked}}}, observation)
+
 
 def split_expert(params: dict, source, target, shift_source, shift_target) -> dict:
     """Parameters in which expert `target` is a copy of expert `source`, both means shifted.
