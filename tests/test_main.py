@@ -66,7 +66,7 @@ REFUSED = {
                      "did you mean config.student.num_experts?"]),
     "unknown group": ([TOY, "--config.optim.learning_rate=3"],
                       ["unknown key config.optim.learning_rate",
-                       "or config.distill.learning_rate?"]),
+                       "or config.from_scratch.learning_rate?"]),
     "unknown flag": ([TOY, "--wokdir=x"], ["wokdir", "workdir"]),
     "dashes forgotten": ([TOY, "config.seed=1"], ["unexpected 'config.seed=1'", "--config.KEY="]),
     "a word for an integer": ([TOY, "--config.seed=one"], ["seed", "one"]),
