@@ -300,7 +300,8 @@ def test_acting_by_the_mean_of_an_expert():
     )
     np.testing.assert_array_equal(jax.jit(mixture.mean_of_most_likely)(m), [[2.0], [3.0]])
     keys = jax.random.split(jax.random.key(5), 4000)
-    acted = np.asarray(jax.jit(jax.vmap(mixture.mean_of_sampled, (None, 0)))(m, keys))[..., 0]
+    acted = np.asarray(jax.jit(jax.vmap(
+        lambda m, key: mixture.act(m, key, "sampled_mean"), (None, 0)))(m, keys))[..., 0]
     assert set(np.unique(acted[:, 0])) == {1.0, 2.0} and set(np.unique(acted[:, 1])) == {3.0, 4.0}
     assert abs(np.mean(acted[:, 0] == 2.0) - 0.8) < 5 * 0.4 / np.sqrt(4000)
     assert abs(np.mean(acted[:, 1] == 3.0) - 0.7) < 5 * 0.46 / np.sqrt(4000)
@@ -339,7 +340,8 @@ def test_acting_draws_with_the_very_key_that_it_is_given(make_key, batch):
     q = mixture.uniform(means, jnp.ones((*batch, 5, 1)))
     key = make_key(3)
     np.testing.assert_array_equal(
-        mixture.act(q, key, "sampled_mean"), mixture.mean_of_sampled(q, key))
+        mixture.act(q, key, "sampled_mean"),
+        mixture.select(q, jax.random.categorical(key, q.log_weights))[0])
     np.testing.assert_array_equal(mixture.act(q, key, "sample"), mixture.sample(q, key))
 
 

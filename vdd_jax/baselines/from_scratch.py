@@ -29,7 +29,7 @@ class State(NamedTuple):
 
     step: jax.Array  # iterations done
     params: dict  # {'experts': …, 'gating': …}
-    log_weights: jax.Array  # of every pair for every expert, `[N, Z]`; bc_gmm: unused
+    log_weights: jax.Array  # of every pair for every expert, `[N, Z]`; bc_gmm: 0 and unused
     opt: optax.OptState
 
 
@@ -84,7 +84,6 @@ def init(config: ConfigDict, model, key: jax.Array, observation: Observation, nu
     """A student with fresh parameters and equal weights of `num` pairs; `observation` is any;
     `config` is `config.from_scratch`."""
     params = model.init(key, observation)["params"]
-    num = num if METHODS[config.method][0] else 1
     return State(jnp.zeros((), jnp.int32), params, jnp.zeros((num, model.num_experts)),
                  optimiser(config).init(params))
 
@@ -94,44 +93,43 @@ def make_e_step(config: ConfigDict, model):
     renew, _ = METHODS[config.method]
 
     def e_step(params, before, data: Batch):
-        def parts(batch: Batch):
-            q = model.apply({"params": params}, batch.observation)
-            return mixture.component_log_prob(q, batch.action), q.log_weights
+        def of_pair(pair: Batch):
+            q = model.apply({"params": params}, pair.observation)
+            return mixture.component_log_prob(q, pair.action), q.log_weights
 
-        found = jax.lax.map(
-            lambda pair: jax.tree.map(lambda v: v[0], parts(jax.tree.map(lambda v: v[None], pair))),
-            first(data, len(before)), batch_size=CHUNK)
+        found = jax.lax.map(of_pair, first(data, len(before)), batch_size=CHUNK)
         return renew(*found, before, config.pacing)
 
     return e_step
 
 
-def make_step(config: ConfigDict, model, draw_batch=batch_at):
+def make_step(config: ConfigDict, model, draw_batch=batch_at, parts: int = 1):
     """`step(state, data, key) → (state, metrics)`: one iteration, a pure function.
 
-    `config` is `config.from_scratch`; for `draw_batch` see `distill.make_step`.
+    `config` is `config.from_scratch`; for `draw_batch` and `parts` see `distill.make_step`.
     """
     opt, (renew, m_step) = optimiser(config), METHODS[config.method]
     e_step = make_e_step(config, model)
 
-    def loss(params, batch: Batch, log_weights, num, key):
+    def loss(params, pairs, key, num):
+        batch, log_weights = pairs
         q = model.apply({"params": params}, batch.observation, train=True,
                         rngs={"dropout": for_dropout(key)})
         return m_step(q, batch.action, log_weights, num)
 
+    gradient = training.value_and_grad(loss, parts)
+
     def step(state: State, data: Batch, key: jax.Array):
         batch_key, drop_key = jax.random.split(key)
-        log_weights, num = state.log_weights, len(state.log_weights)
+        log_weights = state.log_weights
         if renew:
             log_weights = jax.lax.cond(
                 state.step % config.e_step_every == 0, e_step,
                 lambda params, before, data: before, state.params, log_weights, data)
-            pairs = Batch((data, log_weights), data.action)
-        else:
-            pairs = Batch((data, data.action[:, :0]), data.action)
-        (batch, of_batch), _ = draw_batch(pairs, batch_key, state.step, config.batch_size)
-        value, grads = jax.value_and_grad(loss)(
-            state.params, batch, of_batch, num, jax.random.fold_in(drop_key, state.step))
+        pairs = draw_batch(Batch((data, log_weights), data.action), batch_key, state.step,
+                           config.batch_size).observation
+        value, grads = gradient(state.params, pairs, jax.random.fold_in(drop_key, state.step),
+                                len(log_weights))
         updates, opt_state = opt.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         return (State(state.step + 1, params, log_weights, opt_state),
@@ -170,7 +168,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     state, shardings = training.born(
         lambda key: init(settings, model, key, problem.example(config).observation, num),
         lambda shapes: sharding.of_state(shapes, mesh), init_key)
-    advance = training.scanned(make_step(settings, model, draw_batch), shardings, donate=True)
+    advance = training.scanned(
+        make_step(settings, model, draw_batch, config.run.accumulate), shardings, donate=True)
     health = jax.jit(make_health(model, data.held_out), out_shardings=sharding.replicated(mesh))
 
     def look(state, done, metrics, log):

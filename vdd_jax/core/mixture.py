@@ -113,11 +113,6 @@ def mean_of_most_likely(mixture: Mixture) -> jax.Array:
     return select(mixture, jnp.argmax(mixture.log_weights, axis=-1))[0]
 
 
-def mean_of_sampled(mixture: Mixture, key: jax.Array) -> jax.Array:
-    """The mean of an expert drawn from the gating, `[..., A]` (how the paper acts)."""
-    return select(mixture, jax.random.categorical(key, mixture.log_weights))[0]
-
-
 ACTING = ("sampled_mean", "most_likely_mean", "sample")
 
 
