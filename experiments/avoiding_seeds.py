@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 ACTOR = ("success", "success_low", "success_high", "entropy", "modes_found", "collision",
          "time_out", "left_corridor", "mean_steps", "episodes", "network_calls", "latency_ms",
          "seconds_of_episodes")
-STUDENT = (*ACTOR, "sliced_wasserstein", "sliced_wasserstein_floor", "sliced_wasserstein_one_step",
+STUDENT = (*ACTOR, "sliced_wasserstein", "mmd", "hdr_coverage", "fisher_by_noise",
            "mean_slope", "std_ratio", "nll_held_out", "nll_teacher_samples", "gating_entropy",
            "experts_used")
 
@@ -50,7 +50,7 @@ def main():
         results.append({
             "seed": seed,
             "teacher": {k: report["teacher"][k] for k in ACTOR},
-            "one_step_teacher": {k: report["one_step_teacher"][k] for k in ACTOR},
+            "one_step_teacher": {k: report["few_step_teachers"]["1"][k] for k in ACTOR},
             "student": {k: student[k] for k in STUDENT},
             "other_ways_of_acting": {
                 way: {k: v[k] for k in ("success", "entropy", "modes_found")}

@@ -15,7 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 from tiny_config import tiny, tiny_avoiding
 
-from vdd_jax import evaluate_closed_loop, stages
+from vdd_jax import evaluate_closed_loop, open_loop, stages
 from vdd_jax import policy as policy_lib
 
 
@@ -71,7 +71,9 @@ def finished_avoiding(tmp_path_factory) -> Finished:
     workdir = tmp_path_factory.mktemp("avoiding") / "run"
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        for name, value in (("STATES", 16), ("SAMPLES", 32), ("TIMED_CALLS", 3)):
-            patch.setattr(evaluate_closed_loop, name, value)
+        patch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)
+        for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8),
+                            ("FLOW_SAMPLES", 4), ("FLOW_STEPS", 4)):
+            patch.setattr(open_loop, name, value)
         report = stages.run(config, workdir)
     return Finished(config, workdir, report, out.getvalue())

@@ -10,8 +10,8 @@ from tiny_config import tiny
 
 from vdd_jax import evaluate
 from vdd_jax.checkpoint import CheckpointError
-from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
+from vdd_jax.policy import Policy
 
 pytest_plugins = "smoke_run"
 
@@ -110,13 +110,11 @@ def test_without_observations_one_is_enough(finished, monkeypatch):
     fixed = tiny(task__observation_dim=0)
     task = evaluate.problem.build(fixed, finished.workdir)
 
-    class Student:
-        def mixture(self, observation):
-            assert observation.shape == (1, 0)
-            return mixture.affine(task.teacher.density(jnp.zeros((1, 0))), *units)
+    def apply(variables, observation):
+        return task.teacher.density(observation)
 
-    units = task.scaler.action_std, task.scaler.action_mean
-    monkeypatch.setattr(evaluate.policy, "load", lambda workdir: Student())
+    student = Policy({}, task.scaler, apply, 0, 2)
+    monkeypatch.setattr(evaluate.policy, "load", lambda workdir: student)
     _, result = evaluate.evaluate(fixed, finished.workdir)
     assert result["num_observations"] == 1 and result["num_samples"] == 200
     assert result["kl_teacher_student"] == result["kl_student_teacher"] == 0.0

@@ -13,20 +13,24 @@ from tiny_config import tiny_avoiding
 from vdd_jax import config as config_lib
 from vdd_jax import evaluate, problem
 from vdd_jax import evaluate_closed_loop as closed
-from vdd_jax.core import schedules
+from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.data import Scaler
-from vdd_jax.teachers import Teacher
+from vdd_jax.policy import Policy
+from vdd_jax.sampled_policy import SampledPolicy
 from vdd_jax.types import Batch, Context
 
 pytest_plugins = "smoke_run"
 
+KEYS = jax.random.split(jax.random.key(0), 20)
+
 OF_EPISODES = {"success", "success_low", "success_high", "collision", "time_out", "left_corridor",
                "entropy", "modes_found", "mode_histogram", "mean_steps", "episodes",
                "seconds_of_episodes"}
-OF_SAMPLES = {"sliced_wasserstein", "sliced_wasserstein_floor", "sliced_wasserstein_one_step",
-              "mean_slope", "std_ratio", "nll_held_out", "nll_teacher_samples", "gating_entropy",
-              "experts_used"}
+OF_SAMPLES = {"sliced_wasserstein", "mmd", "mean_slope", "std_ratio"}
+OF_DENSITY = {"nll_held_out", "nll_teacher_samples", "gating_entropy", "experts_used",
+              "fisher_by_noise", "hdr_coverage", "kl_student_teacher", "kl_teacher_student",
+              "kl_student_teacher_stderr", "kl_teacher_student_stderr"}
 
 
 def numbers(tree):
@@ -42,16 +46,18 @@ def test_the_report(finished_avoiding):
     assert stored == json.loads(json.dumps(finished_avoiding.report))
     assert stored["task"] == "avoiding"
     assert set(stored["wall_seconds"]) == {"train_teacher", "distill", "evaluate"}
-    teacher, one_step, student = (stored[k] for k in ("teacher", "one_step_teacher", "student"))
-    assert set(teacher) == OF_EPISODES | {"latency_ms", "network_calls", "kind", "description",
-                                          "sampler", "demonstrations", "simulator"}
-    assert set(one_step) == OF_EPISODES | {"latency_ms", "network_calls"}
-    assert set(student) == OF_EPISODES | OF_SAMPLES | {
-        "latency_ms", "network_calls", "acting", "min_weight", "other_ways_of_acting",
-        "num_experts"}
-    assert student["min_weight"] == 0.1
+    teacher, student, one_step = stored["teacher"], stored["student"], (
+        stored["few_step_teachers"]["1"])
+    of_actor = OF_EPISODES | OF_SAMPLES | {"latency_ms", "network_calls"}
+    assert set(teacher) == of_actor | {"kind", "description", "sampler", "demonstrations",
+                                       "simulator"}
+    assert set(one_step) == of_actor
+    assert set(student) == of_actor | OF_DENSITY | {
+        "acting", "min_weight", "other_ways_of_acting", "num_experts", "kind"}
+    assert (student["min_weight"], student["kind"]) == (0.1, "vdd")
     assert set(student["other_ways_of_acting"]) == {"most_likely_mean", "sample", closed.EVERY}
-    assert all(set(v) == OF_EPISODES for v in student["other_ways_of_acting"].values())
+    assert all(set(v) == OF_EPISODES | {"network_calls"}
+               for v in student["other_ways_of_acting"].values())
     assert (teacher["kind"], student["acting"]) == ("learned", "sampled_mean")
     calls = teacher["network_calls"], one_step["network_calls"], student["network_calls"]
     assert calls == (2, 1, 1)
@@ -71,12 +77,13 @@ def test_the_table(finished_avoiding):
     assert text == closed.summary(report) and text in finished_avoiding.printed
     rows = {line[:34].strip(): line[34:] for line in text.splitlines()}
     assert rows["network calls per action"].split() == ["2", "1", "1"]
-    for part in ("teacher", "one_step_teacher", "student"):
-        assert f"{report[part]['collision']:.3f}" in rows["collisions"]
     student = report["student"]
-    assert rows["sliced Wasserstein to teacher"].split() == [
-        f"{student['sliced_wasserstein_floor']:.4f}", "(floor)",
-        f"{student['sliced_wasserstein_one_step']:.4f}", f"{student['sliced_wasserstein']:.4f}"]
+    parts = [report["teacher"], report["few_step_teachers"]["1"], student]
+    for part in parts:
+        assert f"{part['collision']:.3f}" in rows["collisions"]
+    floor, *others = (f"{part['sliced_wasserstein']:.4f}" for part in parts)
+    assert rows["sliced Wasserstein to teacher"].split() == [floor, "(floor)", *others]
+    assert f"{student['kl_student_teacher']:.3f} nats" in rows["KL(student‖teacher)"]
     assert f"{student['nll_held_out']:.3f} nats" in rows["NLL of held-out actions"]
     assert "3 episodes each" in text and "24 episodes" in text
 
@@ -85,7 +92,7 @@ def test_the_episodes_are_kept(finished_avoiding):
     """Those of every actor, from the same starts, and the rates of the report are theirs."""
     with np.load(finished_avoiding.workdir / "episodes.npz") as kept:
         actors = {name.split(".")[0] for name in kept.files}
-        assert actors == {"teacher", "one_step_teacher", "sampled_mean", "most_likely_mean",
+        assert actors == {"teacher", "teacher_1_steps", "sampled_mean", "most_likely_mean",
                           "sample", closed.EVERY}
         starts = [kept[f"{name}.observations"][:, 0] for name in actors]
         for start in starts:
@@ -96,64 +103,50 @@ def test_the_episodes_are_kept(finished_avoiding):
                 finished_avoiding.report[part]["collision"])
 
 
-# ---- without the simulator
+# ---- what goes into it
 
-MEAN, STD = np.array([0.5, -0.3]), 0.6
 STATES = 16
 SEEN = Context(jnp.zeros((STATES, 1, 4)), jnp.zeros((STATES, 1, 4)), jnp.ones((STATES, 1), bool),
                jnp.zeros((STATES, 0, 2)), jnp.zeros((STATES, 0, 4)))
 
 
-def gaussian_task():
-    """A teacher that is exactly N(MEAN, STD²) and held-out actions of it."""
-    def denoise(x, context, t):
-        variance = STD**2 + t[..., None] ** 2
-        return MEAN + STD**2 / variance * (x - MEAN)
+def test_the_ways_of_a_mixture():
+    """The paper's first, each by `mixture.act`; without rare experts and, if so, with them."""
+    means = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
 
-    settings = config_lib.default().teacher
-    settings.sampler.update(kind="heun", num_steps=64)
-    action = MEAN + STD * np.random.default_rng(0).normal(size=(STATES, 2))
-    return SimpleNamespace(
-        teacher=Teacher(None, schedules.ve(0.01, 20.0), None, denoise), teacher_config=settings,
-        held_out=Batch(SEEN, jnp.asarray(action, jnp.float32)))
-
-
-def gaussian_student(shift=(0.0, 0.0)):
-    """N(MEAN + shift, STD²) as two experts, one of them all but unused."""
     def apply(variables, context):
         batch = context.valid.shape[:-1]
-        means = jnp.stack([jnp.asarray(MEAN + shift), jnp.full(2, 9.0)]).astype(jnp.float32)
-        weights = jnp.log(jnp.array([0.9999, 1e-4]))
+        weights = jnp.log(jnp.array([0.95, 0.05]))
         return Mixture(jnp.broadcast_to(weights, (*batch, 2)),
-                       jnp.broadcast_to(means, (*batch, 2, 2)), jnp.full((*batch, 2, 2), STD))
+                       jnp.broadcast_to(means, (*batch, 2, 2)), jnp.full((*batch, 2, 2), 1e-3))
 
-    return SimpleNamespace(apply=apply, params={})
+    student = Policy({}, None, apply, 4, 2, window=1, min_weight=0.1)
+    ways = closed.ways_of(config_lib.default(), student)
+    assert list(ways)[0] == "sampled_mean" and set(ways) == {*mixture.ACTING, closed.EVERY}
+    acted = {name: np.concatenate([np.asarray(way.act(SEEN, key)) for key in KEYS])
+             for name, way in ways.items()}
+    assert (acted["sampled_mean"][:, 0] == -1).all()
+    assert set(acted[closed.EVERY][:, 0]) == {-1.0, 1.0}
+    assert all(way.network_calls == 1 for way in ways.values())
+    without = closed.ways_of(config_lib.default(), student.replace(min_weight=0.0))
+    assert set(without) == set(mixture.ACTING)
 
 
-def test_against_samples_of_a_known_teacher(monkeypatch):
-    """A student that is the teacher is at the floor and has the teacher's entropy; one that is
-    moved by d is at |d|/√A; the one-step teacher, all at its mean, at the teacher's spread."""
-    monkeypatch.setattr(closed, "SAMPLES", 1_000)
-    config, task = config_lib.default(), gaussian_task()
-    found = closed.against_samples(config, task, gaussian_student(), jax.random.key(0))
-    assert set(found) == OF_SAMPLES
-    assert 0 < found["sliced_wasserstein_floor"] < 0.08
-    assert found["sliced_wasserstein"] < 0.5
-    np.testing.assert_allclose(found["sliced_wasserstein_one_step"], STD, rtol=0.1)
-    action = np.asarray(task.held_out.action)
-    exact = np.mean(((action - MEAN) ** 2).sum(-1)) / (2 * STD**2) + np.log(2 * np.pi * STD**2)
-    np.testing.assert_allclose(found["nll_held_out"], exact - np.log(0.9999), rtol=1e-3)
-    entropy = 1 + np.log(2 * np.pi * STD**2)
-    np.testing.assert_allclose(found["nll_teacher_samples"], entropy, atol=0.05)
-    choice = -0.9999 * np.log(0.9999) - 1e-4 * np.log(1e-4)
-    np.testing.assert_allclose(found["gating_entropy"], choice, rtol=1e-2)
-    assert found["experts_used"] == 1
-    np.testing.assert_allclose([found["mean_slope"], found["std_ratio"]], 1.0, atol=0.05)
-    moved = closed.against_samples(config, task, gaussian_student((3.0, 4.0)), jax.random.key(0))
-    np.testing.assert_allclose(moved["sliced_wasserstein"], 5 / np.sqrt(2), rtol=0.15)
-    assert moved["nll_held_out"] > found["nll_held_out"] + 20
-    slope = (MEAN @ (MEAN + (3.0, 4.0))) / (MEAN @ MEAN)
-    np.testing.assert_allclose(moved["mean_slope"], slope, rtol=0.05)
+def test_the_ways_of_a_policy_that_is_sampled():
+    """One for each number of steps that was asked for, the first the main one."""
+    config = tiny_avoiding(evaluate__student_steps=(3, 1))
+
+    def draw(params, context, key, shape, num_steps):
+        return jnp.full(shape, float(num_steps))
+
+    student = SampledPolicy({}, None, draw, lambda n: 2 * n - 1, "stand-in", 4, 2, 3, window=1)
+    ways = closed.ways_of(config, student)
+    assert list(ways) == ["3_steps", "1_steps"]
+    assert [way.network_calls for way in ways.values()] == [5, 1]
+    np.testing.assert_array_equal(ways["3_steps"].act(SEEN, KEYS[0]), np.full((STATES, 2), 3.0))
+    assert closed.density_of(student) is None
+    np.testing.assert_array_equal(
+        closed.sampler_of(student)(SEEN, KEYS[0], 7), np.full((7, STATES, 2), 3.0))
 
 
 def test_goals_are_those_of_the_training_episodes():

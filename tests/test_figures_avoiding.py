@@ -69,15 +69,16 @@ def episodes(ends, success, steps=8):
 
 RAN = {
     "teacher": episodes([[0.3, 0.36], [0.5, -0.14]], [True, False]),
-    "one_step_teacher": episodes([[0.5, -0.14], [0.5, -0.14]], [False, False]),
-    "sampled_mean": episodes([[0.9, 0.1], [0.3, 0.36], [0.7, 0.36]], [False, True, True]),
+    "few_step_teacher": episodes([[0.5, -0.14], [0.5, -0.14]], [False, False]),
+    "student": episodes([[0.9, 0.1], [0.3, 0.36], [0.7, 0.36]], [False, True, True]),
 }
 
 
 def report():
     """As evaluation writes it."""
     scores = {actor: avoiding.score(ran) for actor, ran in RAN.items()}
-    scores["student"] = scores.pop("sampled_mean")
+    scores["few_step_teachers"] = {"1": scores.pop("few_step_teacher")}
+    scores["student"] |= {"kind": "vdd", "acting": "sampled_mean"}
     return scores
 
 
@@ -125,9 +126,12 @@ def forked(width):
 
 def test_episodes_are_read_as_evaluation_saved_them(tmp_path):
     """The actors that are drawn, the first episodes, every field in its place."""
-    evaluate._save_episodes(tmp_path / "episodes.npz", {**RAN, "sample": RAN["teacher"]})
-    read = figures_avoiding.read_episodes(tmp_path / "episodes.npz")
-    assert list(read) == ["teacher", "one_step_teacher", "sampled_mean"]
+    kept = {"teacher": RAN["teacher"], "teacher_1_steps": RAN["few_step_teacher"],
+            "sampled_mean": RAN["student"], "sample": RAN["teacher"]}
+    evaluate._save_episodes(tmp_path / "episodes.npz", kept)
+    read = figures_avoiding.read_episodes(
+        tmp_path / "episodes.npz", figures_avoiding.actors(report()))
+    assert list(read) == ["teacher", "few_step_teacher", "student"]
     jax.tree.map(np.testing.assert_array_equal, read, RAN)
 
 

@@ -209,7 +209,7 @@ def test_loading_twice_gives_the_same(policy, finished):
 def test_a_directory_without_a_student_is_refused(tmp_path):
     """Missing, empty, and with an empty checkpoint directory."""
     for folder in ("missing", "."):
-        with pytest.raises(CheckpointError, match="holds no distilled student"):
+        with pytest.raises(CheckpointError, match="holds no student"):
             policy_lib.load(tmp_path / folder)
     (tmp_path / "distill" / "checkpoints").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="no complete checkpoint"):

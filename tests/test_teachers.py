@@ -103,7 +103,7 @@ def test_the_score_of_each_action_is_that_of_its_own_sequence(of_windows):
     x = np.random.default_rng(1).normal(size=(3, B, T, A)).astype(np.float32)
     found = jax.jit(teacher.each_score)(x, c, t)
     assert found.shape == x.shape
-    seen = teachers._noised_past(teacher.schedule, 1.0, c, t)
+    seen = teachers.noised_past(teacher.schedule, 1.0, c, t)
     scale, _ = preconditioning.network_input(teacher.schedule, 1.0, jnp.ones((B, 1, 1)), t[:, None])
     past = np.broadcast_to(seen / scale, (3, B, T - 1, A))
     joint = jax.jit(teacher.joint_score)

@@ -16,7 +16,7 @@ from vdd_jax.tasks import TASKS
 from vdd_jax.teachers import Teacher
 
 
-def _in_scaled_space(config: ConfigDict, scaler: Scaler, act, goals=None):
+def actor_of(config: ConfigDict, scaler: Scaler, act, goals=None):
     """An actor from `act(context, key) -> scaled actions [N, H · A]`.
 
     `goals` `[M, G, O]`, raw: each episode pursues one of them, in turn.
@@ -47,7 +47,7 @@ def of_teacher(config: ConfigDict, teacher: Teacher, settings: ConfigDict, scale
         batch = context.valid.shape[:1]
         return teachers.sample(teacher, settings, context, key, batch, action_dim, num_steps)
 
-    return _in_scaled_space(config, scaler, act, goals)
+    return actor_of(config, scaler, act, goals)
 
 
 def of_student(config: ConfigDict, apply, params, scaler: Scaler, how: str, goals=None,
@@ -57,7 +57,7 @@ def of_student(config: ConfigDict, apply, params, scaler: Scaler, how: str, goal
     def act(context, key):
         return mixture.act(apply({"params": params}, context), key, how, min_weight)
 
-    return _in_scaled_space(config, scaler, act, goals)
+    return actor_of(config, scaler, act, goals)
 
 
 def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int):

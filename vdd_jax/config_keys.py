@@ -33,13 +33,15 @@ _BACKBONE = _one_of("mlp", "residual_mlp")
 _ACTIVATION = _one_of("gelu", "mish", "relu", "silu", "tanh")
 _SHARE = {"allowed": lambda v: 0 <= v < 1, "expected": "in [0, 1)"}
 
+STUDENTS = ("distill", "from_scratch", "consistency")  # stages that make one
+
 KEYS: dict[str, Key] = {
     "seed": Key(0, "root of all randomness", **_at_least(0)),
     "stages": Key(
         ("distill", "evaluate"), "what to run, in order",
-        lambda v: len(v) > 0 and set(v) <= {"train_teacher", "distill", "from_scratch",
-                                            "evaluate"},
-        "a non-empty subset of 'train_teacher', 'distill', 'from_scratch', 'evaluate'",
+        lambda v: len(v) > 0 and set(v) <= {"train_teacher", *STUDENTS, "evaluate"},
+        "a non-empty subset of 'train_teacher', 'distill', 'from_scratch', 'consistency', "
+        "'evaluate'",
     ),
     "precision": Key(
         "float32", "of products on an accelerator: 'float32'; 'tf32', products of float32 in TF32; "
@@ -290,6 +292,35 @@ KEYS: dict[str, Key] = {
         2.0, "imc: η; the smaller, the fewer pairs an expert keeps. At 1 and below a covariance "
         "shrinks without end", **_POSITIVE,
     ),
+    # ---- consistency models, a baseline
+    "consistency.method": Key(
+        "cd", "'cd': consistency distillation; 'ctm': consistency trajectory model; see "
+        "baselines/consistency.py. The network is the teacher's, told its task by teacher.*",
+        **_one_of("cd", "ctm"),
+    ),
+    "consistency.num_iterations": Key(8_000, "updates", **_at_least(1)),
+    "consistency.batch_size": Key(512, "states in an update", **_at_least(1)),
+    "consistency.learning_rate": Key(1e-3, "of Adam, by a cosine to 0", **_POSITIVE),
+    "consistency.clip_norm": Key(1.0, "clip the gradient's global norm; 0: do not",
+                                 **_at_least(0)),
+    "consistency.num_scales": Key(18, "N, steps of the teacher's ODE", **_at_least(2)),
+    "consistency.teacher_steps": Key(4, "ctm: most steps that the teacher goes in an update",
+                                     **_at_least(1)),
+    "consistency.target_ema": Key(0.95, "decay of the moving average that says what a jump should "
+                                  "find", **_SHARE),
+    "consistency.ema": Key(0.999, "decay of the moving average that is the policy", **_SHARE),
+    "consistency.denoising_weight": Key(1.0, "ctm: of the denoising loss beside that of jumps",
+                                        **_at_least(0)),
+    "consistency.gamma": Key(
+        0.0, "ctm: share of the noise of a step that is put back anew, with several network calls "
+        "an action; 0: none, 1: all, as consistency models do", **_FRACTION,
+    ),
+    "consistency.actions": Key(
+        "demonstrations", "what is noised: 'demonstrations', or samples of the 'teacher' at the "
+        "demonstrated states (learned teachers)", **_one_of("demonstrations", "teacher"),
+    ),
+    "consistency.teacher_actions": Key(200_000, "as distill.teacher_actions", **_at_least(1)),
+    "consistency.state_jitter": Key(0.0, "as distill.state_jitter", **_at_least(0)),
     # ---- acting
     "policy.min_weight": Key(
         0.0, "experts whose gating weight is below this are not drawn when the policy acts "
@@ -299,6 +330,15 @@ KEYS: dict[str, Key] = {
     "evaluate.num_samples": Key(20_000, "samples behind each KL", **_at_least(1)),
     "evaluate.num_observations": Key(64, "held-out observations they are spread over",
                                      **_at_least(1)),
+    "evaluate.teacher_steps": Key(
+        (1,), "steps of the sampler with which the teacher is judged beside its own number",
+        lambda v: all(isinstance(n, int) and n > 0 for n in v), "integers of at least 1",
+    ),
+    "evaluate.student_steps": Key(
+        (1, 2, 4), "consistency: network calls for an action with which it is judged; the first "
+        "is put first", lambda v: len(v) > 0 and all(isinstance(n, int) and n > 0 for n in v),
+        "integers of at least 1",
+    ),
     "evaluate.num_episodes": Key(480, "episodes of each actor in the task's simulator",
                                  **_at_least(1)),
     # ---- how to run: nothing here changes a result

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from vdd_jax.config_keys import STUDENTS
+
 
 def inconsistencies(c: dict[str, Any]) -> list[str]:
     """What is wrong with values `c` by dotted key, each fine by itself; one sentence each."""
@@ -60,9 +62,17 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
                     f"config.distill.noise.{name} is {level:g}; the teacher is trained at noise "
                     f"levels from {c['teacher.sigma_min']:g} to {c['teacher.sigma_max']:g} "
                     "(config.teacher.sigma_min, sigma_max)")
-    if {"distill", "from_scratch"} <= set(c["stages"]):
-        errors.append("config.stages has both 'distill' and 'from_scratch', two ways to one "
-                      "student; give each a workdir of its own")
+    students = [stage for stage in STUDENTS if stage in c["stages"]]
+    if len(students) > 1:
+        errors.append(f"config.stages has both {students[0]!r} and {students[1]!r}, two ways to "
+                      "one student; give each a workdir of its own")
+    if not learned and "consistency" in c["stages"]:
+        if transformer:
+            errors.append("config.teacher.backbone is 'transformer', which needs a task with "
+                          "windows")
+        if c["consistency.actions"] == "teacher":
+            errors.append("config.consistency.actions is 'teacher', but the demonstrations of "
+                          f"{c['task.name']} are samples of its teacher already")
     if "from_scratch" in c["stages"] and c["student.gating"] != "learned":
         errors.append("config.stages has 'from_scratch', which needs config.student.gating = "
                       "'learned'")

@@ -4,6 +4,7 @@ For analytic teachers everything is known: KL both ways, modes, likelihood (METH
 ones see `evaluate_closed_loop.py`.
 """
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,13 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import evaluate_closed_loop, policy, problem, sharding
+from vdd_jax import evaluate_closed_loop, open_loop, policy, problem, sharding
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.metrics import table
+from vdd_jax.sampled_policy import SampledPolicy
 
-FORMAT = 1  # of report.json
+FORMAT = 2  # of report.json
 FOUND = 0.1  # a mode counts as found with this share of its own weight
 
 
@@ -41,17 +43,21 @@ def against_density(teacher: Mixture, student: Mixture, key: jax.Array, num_samp
     nll = -mixture.log_prob(student, of_teacher)
     forward = mixture.log_prob(teacher, of_teacher) + nll
     reverse = mixture.log_prob(student, of_student) - mixture.log_prob(teacher, of_student)
-    share = jnp.mean(jnp.exp(mixture.log_responsibilities(teacher, of_student)), axis=0)
-    found = jnp.sum(share >= FOUND * jnp.exp(teacher.log_weights), axis=-1)
     return {
         "kl_teacher_student": jnp.mean(forward),
         "kl_teacher_student_stderr": jnp.std(forward) / np.sqrt(forward.size),
         "kl_student_teacher": jnp.mean(reverse),
         "kl_student_teacher_stderr": jnp.std(reverse) / np.sqrt(reverse.size),
         "nll_teacher_samples": jnp.mean(nll),
-        "modes_found": jnp.min(found),
+        "modes_found": jnp.min(modes_found(teacher, of_student)),
         "gating_entropy": jnp.mean(mixture.gating_entropy(student)),
     }
+
+
+def modes_found(teacher: Mixture, samples: jax.Array) -> jax.Array:
+    """How many of the teacher's Gaussians samples `[V, N, A]` visit at each observation, `[N]`."""
+    share = jnp.mean(jnp.exp(mixture.log_responsibilities(teacher, samples)), axis=0)
+    return jnp.sum(share >= FOUND * jnp.exp(teacher.log_weights), axis=-1)
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
@@ -66,19 +72,28 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
         task.scaler.action_std, task.scaler.action_mean,
     )
     each = -(-config.evaluate.num_samples // n)
-    result = jax.jit(against_density, static_argnums=3)(
-        teacher, student.mixture(observation), jax.random.key(config.seed), each
-    )
-    result = {k: int(v) if k == "modes_found" else float(v) for k, v in result.items()}
-    result |= {
-        "modes_total": task.spec.num_modes, "num_experts": config.student.num_experts,
-        "num_samples": each * n, "num_observations": n,
-    }
+    result = {"modes_total": task.spec.num_modes, "num_samples": each * n, "num_observations": n,
+              **evaluate_closed_loop.described(config, student)}
+    key = jax.random.key(config.seed)
+    if isinstance(student, SampledPolicy):
+        samples = student.sample(observation, key, (each,))
+        result |= {"modes_found": int(jnp.min(modes_found(teacher, samples))),
+                   "network_calls": student.network_calls}
+    else:
+        found = jax.jit(against_density, static_argnums=3)(
+            teacher, student.mixture(observation), key, each)
+        result |= {k: int(v) if k == "modes_found" else float(v) for k, v in found.items()}
+        result["network_calls"] = 1
+    judged = open_loop.measure(task, evaluate_closed_loop.sampler_of(student), key,
+                               evaluate_closed_loop.density_of(student))
+    result = {**judged, **result}  # what both know is meant in the task's units
+    floor = open_loop.measure(task, partial(open_loop.teacher_samples, task), key)
     entropy = -mixture.log_prob(teacher, mixture.sample(teacher, jax.random.key(1), (each,)))
     about = {
         "kind": "analytic",
         "description": f"exact score of {task.spec.num_modes} Gaussians ({config.task.name})",
         "entropy": float(jnp.mean(entropy)),
+        **floor,
     }
     return about, result
 
@@ -125,14 +140,19 @@ def summary(report: dict) -> str:
     if report["teacher"]["kind"] == "learned":
         return evaluate_closed_loop.summary(report)
     s = report["student"]
-    rows = [
+    floor = report["teacher"]["sliced_wasserstein"]
+    rows = [] if "kl_teacher_student" not in s else [
         ("KL(teacher‖student)",
          f"{s['kl_teacher_student']:.4f} ± {s['kl_teacher_student_stderr']:.4f} nats"),
         ("KL(student‖teacher)",
          f"{s['kl_student_teacher']:.4f} ± {s['kl_student_teacher_stderr']:.4f} nats"),
-        ("modes found", f"{s['modes_found']} of {s['modes_total']}"),
         ("NLL of teacher samples", f"{s['nll_teacher_samples']:.4f} nats "
                                    f"(teacher's entropy {report['teacher']['entropy']:.4f})"),
-        ("network calls per action", "1"),
     ]
-    return table(rows, (f"{report['task']}, seed {report['seed']}", "student"))
+    rows += [
+        ("modes found", f"{s['modes_found']} of {s['modes_total']}"),
+        ("sliced Wasserstein to teacher", f"{s['sliced_wasserstein']:.4f} (floor {floor:.4f})"),
+        ("network calls per action", str(s["network_calls"])),
+    ]
+    name = "student" if s["kind"] == "vdd" else s["kind"].upper()
+    return table(rows, (f"{report['task']}, seed {report['seed']}", name))

@@ -1,34 +1,41 @@
-"""Learned teachers and their students in the task's simulator, in the same conditions.
+"""Learned teachers and their students in closed loop, and beside it what needs no simulator.
 
-Three actors drive `config.evaluate.num_episodes` episodes with the same starts: the teacher, the
-teacher with one network call, and the student (in several ways of acting). Beside that, without the
-simulator: likelihood of held-out actions, distance of the action samples from the teacher's
-against the distance of two sets of the teacher's own, and the latency of one action.
+A report holds the same numbers for every actor (teacher, teacher with fewer steps, student in each
+of its ways of acting), from episodes with the same starts: success, entropy, network calls per
+action, latency; and, without the simulator, what `open_loop.measure` says.
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdd_jax import closed_loop, policy, problem, teachers
-from vdd_jax.core import distances, mixture, samplers
-from vdd_jax.data import first
+from vdd_jax import closed_loop, open_loop, policy, problem, teachers
+from vdd_jax.core import mixture, samplers
 from vdd_jax.metrics import table
+from vdd_jax.sampled_policy import SampledPolicy
 from vdd_jax.tasks import TASKS
 
-STATES = 256  # held-out states behind the distances
-SAMPLES = 256  # actions at each
 TIMED_CALLS = 300
-MAIN = "sampled_mean"  # the way of acting that a report puts first (the paper's)
+MAIN = "sampled_mean"  # the way of acting of a mixture that a report puts first (the paper's)
 EVERY = "sampled_mean_of_every_expert"  # without config.policy.min_weight
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict, dict]:
-    """The report's `teacher`, `one_step_teacher` and `student`, and the episodes for figures.
+class Way(NamedTuple):
+    """A way in which a policy acts."""
+
+    act: Callable  # (scaled context, key) → scaled actions `[N, H · A]`
+    network_calls: int
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
+    """The report's `teacher`, `few_step_teachers` and `student`, and the episodes for figures.
 
     The starts of the episodes come from `config.seed`, by a key of their own: no other stage
     sees them.
@@ -36,48 +43,108 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict, dict]:
     task = problem.build(config, workdir)
     student = policy.load(workdir)
     simulator = TASKS[config.task.name]
-    settings = task.teacher_config
-    how = settings.sampler
     episode_key, sample_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 2))
     goals = goals_of(task)
-    common = dict(config=config, teacher=task.teacher, settings=settings, scaler=task.scaler,
-                  goals=goals)
-    actors = {
-        "teacher": closed_loop.of_teacher(**common),
-        "one_step_teacher": closed_loop.of_teacher(**common, num_steps=1),
-    }
-    ways = {way: (way, student.min_weight) for way in mixture.ACTING}
-    if student.min_weight:
-        ways[EVERY] = (MAIN, 0.0)
-    for name, (way, min_weight) in ways.items():
-        actors[name] = closed_loop.of_student(
-            config, student.apply, student.params, student.scaler, way, goals, min_weight)
     window = (config.task.window, task.spec.observation_dim)
-    found, episodes = {}, {}
-    for name, actor in actors.items():
+    episodes = {}
+
+    def drive(name: str, way: Way, timed: bool) -> dict:
         print(f"[evaluate] {name}: {config.evaluate.num_episodes} episodes", flush=True)
+        actor = closed_loop.actor_of(config, task.scaler, way.act, goals)
         ran, seconds = closed_loop.run(config, actor, episode_key, config.evaluate.num_episodes)
         episodes[name] = ran
-        found[name] = {**simulator.score(ran), "seconds_of_episodes": round(seconds, 3)}
-        if name in ("teacher", "one_step_teacher", MAIN):
-            found[name]["latency_ms"] = latency(actor, window)
-    for name in ("teacher", "one_step_teacher"):
-        steps = how.num_steps if name == "teacher" else 1
-        found[name]["network_calls"] = samplers.network_calls(how.kind, steps)
-    about = {
-        "kind": "learned", "description": describe(settings), "sampler": how.kind,
-        "demonstrations": task.about, "simulator": simulator.SIMULATOR,
+        found = {**simulator.score(ran), "network_calls": way.network_calls,
+                 "seconds_of_episodes": round(seconds, 3)}
+        return {**found, "latency_ms": latency(actor, window)} if timed else found
+
+    def of_teacher(num_steps: int = 0) -> dict:
+        """With its own samples measured against others of its own: the floor of distances."""
+        name = teacher_name(num_steps)
+        sample = partial(open_loop.teacher_samples, task, num_steps=num_steps)
+        return {**drive(name, teachers_way(task, num_steps), True),
+                **open_loop.measure(task, sample, sample_key)}
+
+    settings = task.teacher_config
+    teacher = {
+        "kind": "learned", "description": describe(settings), "sampler": settings.sampler.kind,
+        "demonstrations": task.about, "simulator": simulator.SIMULATOR, **of_teacher(),
     }
-    students = {way: found.pop(way) for way in ways}
-    result = {
-        "acting": MAIN, "min_weight": student.min_weight, **students[MAIN], "network_calls": 1,
-        "other_ways_of_acting": {w: students[w] for w in ways if w != MAIN},
-        "num_experts": config.student.num_experts,
-        **against_samples(config, task, student, sample_key),
-    }
-    return {"teacher": {**about, **found["teacher"]}, "one_step_teacher":
-            found["one_step_teacher"], "student": result}, episodes
+    few = {str(n): of_teacher(n) for n in config.evaluate.teacher_steps}
+    ways = ways_of(config, student)
+    main = next(iter(ways))
+    found = {name: drive(name, way, name == main) for name, way in ways.items()}
+    result = {"acting": main, **found.pop(main), "other_ways_of_acting": found,
+              **described(config, student),
+              **open_loop.measure(task, sampler_of(student), sample_key, density_of(student))}
+    return {"teacher": teacher, "few_step_teachers": few, "student": result}, episodes
+
+
+def teacher_name(num_steps: int) -> str:
+    """The actor's name among the episodes; 0: of the sampler's own number of steps."""
+    return f"teacher_{num_steps}_steps" if num_steps else "teacher"
+
+
+def teachers_way(task, num_steps: int = 0) -> Way:
+    """A learned teacher by its sampler; `num_steps` in place of the sampler's own."""
+    settings = task.teacher_config
+
+    def act(context, key):
+        return teachers.sample(task.teacher, settings, context, key, context.valid.shape[:1],
+                               task.held_out.action.shape[-1], num_steps)
+
+    return Way(act, samplers.network_calls(
+        settings.sampler.kind, num_steps or settings.sampler.num_steps))
+
+
+def ways_of(config: ConfigDict, student: policy.Policy | SampledPolicy) -> dict[str, Way]:
+    """The ways in which a student acts, by name, the main one first."""
+    if isinstance(student, SampledPolicy):
+        def jumping(context, key, num_steps):
+            shape = (*context.valid.shape[:1], student.action_dim * student.chunk)
+            return student.draw(student.params, context, key, shape, num_steps)
+
+        return {f"{n}_steps": Way(partial(jumping, num_steps=n), student.calls_of(n))
+                for n in config.evaluate.student_steps}
+
+    def act(context, key, how, min_weight):
+        q = student.apply({"params": student.params}, context)
+        return mixture.act(q, key, how, min_weight)
+
+    hows = sorted(mixture.ACTING, key=lambda how: how != MAIN)
+    ways = {how: Way(partial(act, how=how, min_weight=student.min_weight), 1) for how in hows}
+    if student.min_weight:
+        ways[EVERY] = Way(partial(act, how=MAIN, min_weight=0.0), 1)
+    return ways
+
+
+def described(config: ConfigDict, student) -> dict:
+    """What a report says of a student beside its numbers."""
+    if isinstance(student, SampledPolicy):
+        return {"kind": config.consistency.method}
+    kind = config.from_scratch.method if "from_scratch" in config.stages else "vdd"
+    return {"kind": kind, "num_experts": config.student.num_experts,
+            "min_weight": student.min_weight}
+
+
+def sampler_of(student):
+    """`sample(scaled observation, key, num) → [num, B, A]` of a student."""
+    if isinstance(student, SampledPolicy):
+        def sample(observation, key, num):
+            states = len(jax.tree.leaves(observation)[0])
+            shape = (num, states, student.action_dim * student.chunk)
+            return student.draw(student.params, observation, key, shape, student.num_steps)
+
+        return sample
+    density = density_of(student)
+    return lambda observation, key, num: mixture.sample(density(observation), key, (num,))
+
+
+def density_of(student):
+    """Scaled observation → q of a student; None where it has no density."""
+    if isinstance(student, SampledPolicy):
+        return None
+    return lambda observation: student.apply({"params": student.params}, observation)
 
 
 def goals_of(task):
@@ -93,57 +160,6 @@ def describe(settings: ConfigDict) -> str:
     """A learned teacher in a few words; `settings` is its `config.teacher`."""
     return (f"{settings.schedule}, {settings.prediction} prediction, {settings.backbone} "
             f"{settings.width}×{settings.depth}")
-
-
-def against_samples(config: ConfigDict, task, student, key: jax.Array) -> dict:
-    """The student's mixture against samples of the teacher and held-out demonstrations.
-
-    Returns:
-      `sliced_wasserstein` between samples of student and teacher, mean over held-out states, in
-      scaled actions; `sliced_wasserstein_floor`, of two sets of the teacher's; `..._one_step`, of
-      the one-step teacher; `mean_slope`, of the student's mean action on the teacher's, both
-      scaled: 1 when they agree, below when actions shrink; `std_ratio`, of the student's and the
-      teacher's standard deviation, root mean square over states; `nll_held_out`, −log q in nats of
-      scaled held-out actions; `nll_teacher_samples`, of the teacher's;
-      `gating_entropy` in nats; `experts_used`, of responsibility above 1 % on average.
-    """
-    data = task.held_out
-    stride = max(len(data.action) // STATES, 1)
-    batch = first(jax.tree.map(lambda v: v[::stride], data), STATES)
-    keys = jax.random.split(key, 6)
-    shape = (SAMPLES, *batch.action.shape[:1])
-
-    def of_teacher(key, num_steps=0):
-        return jax.jit(lambda key: teachers.sample(
-            task.teacher, task.teacher_config, batch.observation, key, shape,
-            batch.action.shape[-1], num_steps))(key)
-
-    q = jax.jit(student.apply)({"params": student.params}, batch.observation)
-    teacher = of_teacher(keys[0])
-    distance = jax.jit(distances.sliced_wasserstein)
-    everything = jax.jit(student.apply)({"params": student.params}, data.observation)
-    used = jnp.mean(jnp.exp(everything.log_weights), axis=0)
-    mean, spread = moments(mixture.sample(q, keys[5], (SAMPLES,)))
-    teachers_mean, teachers_spread = moments(teacher)
-    return {
-        "mean_slope": float(jnp.sum(mean * teachers_mean) / jnp.sum(teachers_mean**2)),
-        "std_ratio": float(jnp.sqrt(spread / teachers_spread)),
-        "sliced_wasserstein": float(jnp.mean(
-            distance(teacher, mixture.sample(q, keys[1], (SAMPLES,)), keys[4]))),
-        "sliced_wasserstein_floor": float(jnp.mean(
-            distance(teacher, of_teacher(keys[2]), keys[4]))),
-        "sliced_wasserstein_one_step": float(jnp.mean(
-            distance(teacher, of_teacher(keys[3], 1), keys[4]))),
-        "nll_held_out": float(-jnp.mean(mixture.log_prob(everything, data.action))),
-        "nll_teacher_samples": float(-jnp.mean(mixture.log_prob(q, teacher))),
-        "gating_entropy": float(jnp.mean(mixture.gating_entropy(everything))),
-        "experts_used": int(jnp.sum(used > 0.01)),
-    }
-
-
-def moments(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Means `[B, A]` and the mean variance, a scalar, of actions `[N, B, A]`."""
-    return jnp.mean(samples, axis=0), jnp.mean(jnp.var(samples, axis=0))
 
 
 def latency(actor, window: tuple[int, int]) -> dict:
@@ -162,13 +178,18 @@ def latency(actor, window: tuple[int, int]) -> dict:
 
 def summary(report: dict) -> str:
     """The report as the table that ends a run."""
-    columns = [("teacher", report["teacher"]), ("one-step teacher", report["one_step_teacher"]),
-               ("student", report["student"])]
     s = report["student"]
+    columns = [report["teacher"], *report["few_step_teachers"].values(), s]
+    names = ["teacher", *(f"{n}-step teacher" if n != "1" else "one-step teacher"
+                          for n in report["few_step_teachers"]),
+             "student" if s["kind"] == "vdd" else s["kind"].upper()]
     other = s["other_ways_of_acting"]
 
     def row(name, of):
-        return (name, *(of(values) for _, values in columns))
+        return (name, *map(of, columns))
+
+    def of_student(name, value):
+        return (name, *["–"] * (len(columns) - 1), value)
 
     rows = [
         row("success", lambda v: f"{v['success']:.3f} [{v['success_low']:.3f}, "
@@ -181,15 +202,25 @@ def summary(report: dict) -> str:
         row("network calls per action", lambda v: str(v["network_calls"])),
         row("latency p50 / p99 (ms)", lambda v: f"{v['latency_ms']['p50']:.2f} / "
                                                 f"{v['latency_ms']['p99']:.2f}"),
-        ("sliced Wasserstein to teacher", f"{s['sliced_wasserstein_floor']:.4f} (floor)",
-         f"{s['sliced_wasserstein_one_step']:.4f}", f"{s['sliced_wasserstein']:.4f}"),
-        ("NLL of held-out actions", "–", "–", f"{s['nll_held_out']:.3f} nats"),
-        *((f"success, entropy: {name}", "", "", f"{v['success']:.3f}, {v['entropy']:.3f}")
-          for name, v in ((w.replace("_", " "), v) for w, v in other.items())),
+        row("sliced Wasserstein to teacher", lambda v: f"{v['sliced_wasserstein']:.4f}"
+            + " (floor)" * (v is report["teacher"])),
+        row("MMD² to teacher", lambda v: f"{v['mmd']:.4f}"),
+        row("std / teacher's", lambda v: f"{v['std_ratio']:.3f}"),
     ]
-    head = (f"{report['task']}, seed {report['seed']}", *(name for name, _ in columns))
+    if "nll_held_out" in s:
+        rows.append(of_student("NLL of held-out actions", f"{s['nll_held_out']:.3f} nats"))
+    if "kl_student_teacher" in s:
+        rows.append(of_student("KL(student‖teacher)", f"{s['kl_student_teacher']:.3f} nats"))
+        rows.append(of_student("KL(teacher‖student)", f"{s['kl_teacher_student']:.3f} nats"))
+    if "hdr_coverage" in s:
+        rows += [of_student(f"teacher's samples in the {float(p):.0%} region", f"{v:.3f}")
+                 for p, v in s["hdr_coverage"].items() if p in ("0.5", "0.95")]
+    rows += [(f"success, entropy: {name}", *[""] * (len(columns) - 1),
+              f"{v['success']:.3f}, {v['entropy']:.3f}")
+             for name, v in ((w.replace("_", " "), v) for w, v in other.items())]
     about = report["teacher"]
-    notes = [f"{report['student']['episodes']} episodes each; 95 % Wilson intervals",
+    notes = [f"{s['episodes']} episodes each; 95 % Wilson intervals",
              f"simulator       {about['simulator']}",
              f"demonstrations  {about['demonstrations']['demonstrations']}"]
+    head = (f"{report['task']}, seed {report['seed']}", *names)
     return table(rows, head) + "\n" + "\n".join(notes)

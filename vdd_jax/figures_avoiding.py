@@ -25,12 +25,6 @@ from vdd_jax.tasks import avoiding
 from vdd_jax.tasks.avoiding import Episodes, geometry
 from vdd_jax.types import Context
 
-MAIN = evaluate_closed_loop.MAIN
-ACTORS = {  # in `episodes.npz`: its name in the report, its title
-    "teacher": ("teacher", "Teacher"),
-    "one_step_teacher": ("one_step_teacher", "Teacher, one step"),
-    MAIN: ("student", "Student"),
-}
 EPISODES = 60  # drawn in a panel: more hide each other
 HEIGHTS = (-0.2, -0.02, 0.16)  # metres; before each row, where its way is chosen
 CANDIDATES = 32  # held-out states looked at for each height
@@ -50,14 +44,17 @@ def draw(config: ConfigDict, workdir: Path, folder: Path) -> list[Path]:
     if policy.directory_of(workdir) is None:
         return []
     task, student = problem.build(config, workdir), policy.load(workdir)
-    states = choose_states(task, jax.random.key(config.seed))
-    q = first_action(student, states.context, config.task.chunk)
-    paths = [action_density(states, q, folder / "action_density.png")]
+    with_density, paths = isinstance(student, Policy), []
+    if with_density:
+        states = choose_states(task, jax.random.key(config.seed))
+        q = first_action(student, states.context, config.task.chunk)
+        paths = [action_density(states, q, folder / "action_density.png")]
     report, stored = workdir / "report.json", workdir / "episodes.npz"
     if report.exists() and stored.exists():
-        report, episodes = json.loads(report.read_text()), read_episodes(stored)
+        report = json.loads(report.read_text())
+        episodes = read_episodes(stored, actors(report))
         goals = evaluate_closed_loop.goals_of(task)
-        weights = gating(config, student, episodes[MAIN], goals)
+        weights = gating(config, student, episodes["student"], goals) if with_density else None
         paths += [
             trajectories(report, episodes, weights, folder / "trajectories.png"),
             mode_histograms(report, folder / "mode_histograms.png"),
@@ -65,11 +62,32 @@ def draw(config: ConfigDict, workdir: Path, folder: Path) -> list[Path]:
     return paths
 
 
-def read_episodes(path: Path) -> dict[str, Episodes]:
+class Actor(NamedTuple):
+    """One of those that are drawn."""
+
+    stored: str  # its name in `episodes.npz`
+    title: str
+    report: dict  # its part of the report
+
+
+def actors(report: dict) -> dict[str, Actor]:
+    """The teacher, with the fewest steps too, and the student."""
+    student = report["student"]
+    found = {"teacher": Actor("teacher", "Teacher", report["teacher"])}
+    if few := report["few_step_teachers"]:
+        n = min(few, key=int)
+        title = "Teacher, one step" if n == "1" else f"Teacher, {n} steps"
+        found["few_step_teacher"] = Actor(
+            evaluate_closed_loop.teacher_name(int(n)), title, few[n])
+    title = "Student" if student["kind"] == "vdd" else student["kind"].upper()
+    return found | {"student": Actor(student["acting"], title, student)}
+
+
+def read_episodes(path: Path, actors: dict[str, Actor]) -> dict[str, Episodes]:
     """The first `EPISODES` episodes of every actor that is drawn."""
-    with np.load(path) as stored:
-        return {actor: Episodes(*(stored[f"{actor}.{field}"][:EPISODES]
-                                  for field in Episodes._fields)) for actor in ACTORS}
+    with np.load(path) as file:
+        return {name: Episodes(*(file[f"{actor.stored}.{field}"][:EPISODES]
+                                 for field in Episodes._fields)) for name, actor in actors.items()}
 
 
 def gating(config: ConfigDict, student: Policy, episodes: Episodes, goals=None) -> np.ndarray:
@@ -95,41 +113,43 @@ def path_of(episodes: Episodes, n: int) -> np.ndarray:
     return episodes.observations[n, : episodes.steps[n] + 1, 2:]
 
 
-def trajectories(report: dict, episodes: dict[str, Episodes], weights: np.ndarray,
+def trajectories(report: dict, episodes: dict[str, Episodes], weights: np.ndarray | None,
                  path: Path) -> Path:
-    """The ways of teacher, one-step teacher and student (the paper's figure 4).
+    """The ways of teacher, few-step teacher and student (the paper's figure 4).
 
-    The teachers' are coloured by their mode; each step of the student's by the expert of highest
-    gating probability, which is its opacity.
+    They are coloured by their mode; where the student has experts, each step of its by the expert
+    of highest gating probability, which is its opacity.
 
     Args:
       report: of the run.
-      episodes: of `ACTORS`.
-      weights: the student's gating, see `gating`, `[N, L, Z]`.
+      episodes: of `actors(report)`.
+      weights: the student's gating, see `gating`, `[N, L, Z]`; None without experts.
     """
     # placed by hand: no layout of matplotlib holds axes of equal units and what is below them
     low, high = _limits_of_plane()
     width, gap, below = 4.0, 0.15, 0.9  # inches
     height = width * (high - low)[1] / (high - low)[0]
-    figure = plt.figure(figsize=(3 * width + 2 * gap, below + height))
-    for i, (actor, (reported, title)) in enumerate(ACTORS.items()):
+    drawn = actors(report)
+    figure = plt.figure(figsize=(len(drawn) * (width + gap) - gap, below + height))
+    for i, (name, (_, title, of)) in enumerate(drawn.items()):
         left = i * (width + gap)
-        axis, of = _add_axes(figure, left, below, width, height), report[reported]
+        axis = _add_axes(figure, left, below, width, height)
         plane(axis)
         axis.set_title(f"{title}: success {of['success']:.2f}, entropy {of['entropy']:.2f}",
                        fontsize=11)
-        if actor == MAIN:
+        if name == "student" and weights is not None:
             beside = _add_axes(figure, left, 0, width, below - 0.5)
-            _paths_by_expert(axis, beside, episodes[actor], weights)
+            _paths_by_expert(axis, beside, episodes[name], weights)
         else:
-            _paths_by_mode(axis, episodes[actor])
+            _paths_by_mode(axis, episodes[name])
         if i:
             axis.set(ylabel="", yticklabels=[])
     colours = plt.cm.ScalarMappable(plt.Normalize(-0.5, geometry.NUM_MODES - 0.5), MODE_COLOURS)
-    place = _add_axes(figure, 0, below - 0.7, 2 * width + gap, 0.18)
+    columns = len(drawn) - (weights is not None)
+    place = _add_axes(figure, 0, below - 0.7, columns * (width + gap) - gap, 0.18)
     bar = figure.colorbar(colours, cax=place, orientation="horizontal",
                           ticks=[*range(0, geometry.NUM_MODES, 4), geometry.NUM_MODES - 1])
-    bar.set_label("teachers: mode (12 and more: right of the first cylinder), grey: failed; "
+    bar.set_label("mode (12 and more: right of the first cylinder), grey: failed; "
                   "×: end of a failed episode")
     return _save(figure, path)
 
@@ -201,10 +221,11 @@ def _crosses(axis, episodes):
 
 def mode_histograms(report: dict, path: Path) -> Path:
     """How often each mode is among the successful episodes of each actor."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.2), sharey=True, layout="constrained")
+    drawn = list(actors(report).values())
+    figure, axes = plt.subplots(1, len(drawn), figsize=(1 + 4 * len(drawn), 3.2), sharey=True,
+                                layout="constrained")
     modes = np.arange(geometry.NUM_MODES)
-    for axis, (reported, title) in zip(axes, ACTORS.values(), strict=True):
-        of = report[reported]
+    for axis, (_, title, of) in zip(axes, drawn, strict=True):
         counts = np.asarray(of["mode_histogram"])
         axis.bar(modes, counts, color=MODE_COLOURS(modes))
         even = counts.sum() / geometry.NUM_MODES

@@ -39,14 +39,17 @@ def with_teachers_trunk(config: ConfigDict, params: dict, task) -> dict:
 def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
     """The training states with actions of the teacher, K for each: data-free distillation.
 
+    `config` is `config.distill` or `config.consistency`: `teacher_actions`, how many in all, and
+    `state_jitter`.
+
     Only the newest action is the teacher's; the past ones of a window stay the demonstrated ones.
     """
-    num = max(1, round(config.distill.teacher_actions / len(task.data.action)))
+    num = max(1, round(config.teacher_actions / len(task.data.action)))
     chunk = 4_096
     observation = jax.tree.map(
         lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), task.data.observation)
     key, jitter_key = jax.random.split(key)
-    moved = jitter(observation, config.distill.state_jitter, jitter_key).observations
+    moved = jitter(observation, config.state_jitter, jitter_key).observations
     moved = moved.at[: len(task.data.action)].set(task.data.observation.observations)
     observation = observation._replace(observations=moved)  # of each K the first is as it was
     sampled = jax.jit(lambda observation, key: teachers.sample(

@@ -7,27 +7,29 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, problem
+from vdd_jax import checkpoint, problem, teachers
+from vdd_jax import config as config_lib
+from vdd_jax.baselines import consistency
 from vdd_jax.checkpoint import CheckpointError, Checkpoints
+from vdd_jax.config_keys import STUDENTS
 from vdd_jax.core import mixture as mixtures
+from vdd_jax.core import samplers
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.data import Scaler
+from vdd_jax.models import denoiser
+from vdd_jax.policy_input import History, as_chunk, check, checked, scaled
+from vdd_jax.sampled_policy import SampledPolicy
+from vdd_jax.teachers import Teacher
 
-
-class History(NamedTuple):
-    """What a policy with a window or a goal is given, in the task's units; NumPy or JAX."""
-
-    observations: Any  # `[..., T, O]`, oldest first; before an episode's start the first repeated
-    valid: Any = None  # `[..., T]` bool, which of them were made; None: all
-    past_actions: Any = None  # `[..., T - 1, A]`; only some policies use them
-    goal: Any = None  # `[..., G, O]`; None where the task has no goal
+__all__ = ["History", "Policy", "SampledPolicy", "load", "load_teacher"]
 
 
 @functools.partial(struct.dataclass, repr=False)
@@ -61,97 +63,39 @@ class Policy:
 
     def mixture(self, observation) -> Mixture:
         """q(·|s) with batch axes `[...]`, over actions of A · H numbers."""
-        return _mixture(self, self._checked(observation))
+        return _mixture(self, checked(self, observation))
 
     def act(self, observation, key: jax.Array, how: str = "sampled_mean") -> jax.Array:
         """An action `[..., A]` or `[..., H, A]`; `how` as in `core.mixture.act`. Experts below
         the policy's `min_weight` are not drawn; every other method is of the whole q(a|s)."""
-        return _act(self, self._checked(observation), key, how)
+        return _act(self, checked(self, observation), key, how)
 
     def sample(self, observation, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Samples of q(a|s), `shape + [..., A]`, or `shape + [..., H, A]`."""
-        return _sample(self, self._checked(observation), key, tuple(shape))
+        return _sample(self, checked(self, observation), key, tuple(shape))
 
     def log_prob(self, observation, action) -> jax.Array:
         """Exact log q(a|s), `[...]`, in nats, of actions in the task's units."""
-        observation = self._checked(observation)
+        observation = checked(self, observation)
         shape = (self.chunk, self.action_dim) if self.chunk > 1 else (self.action_dim,)
-        _check(action, shape, "action")
+        check(action, shape, "action")
         return _log_prob(self, observation, jnp.asarray(action, jnp.float32))
 
     def entropy(self, observation, key: jax.Array, num_samples: int = 1_000) -> jax.Array:
         """Monte-Carlo estimate of −E log q(a|s), `[...]`, in nats (there is no closed form)."""
-        return _entropy(self, self._checked(observation), key, num_samples)
-
-    def _checked(self, observation):
-        """The observation as arrays, or ValueError."""
-        if not self.window:
-            _check(observation, (self.observation_dim,), "observation")
-            return _as_array(observation, np.float32, np.shape(observation)[:-1], 1)
-        given = observation if isinstance(observation, History) else History(observation)
-        _check(given.observations, (self.window, self.observation_dim), "observation")
-        if given.valid is not None:
-            _check(given.valid, (self.window,), "observation's valid")
-        if given.past_actions is not None:
-            _check(given.past_actions, (self.window - 1, self.action_dim), "past_actions")
-        if self.goal_length and given.goal is None:
-            raise ValueError("this policy pursues a goal; give policy.History(observations, "
-                             f"goal=…) with a goal of shape [..., {self.goal_length}, "
-                             f"{self.observation_dim}]")
-        if given.goal is not None:
-            _check(given.goal, (self.goal_length, self.observation_dim), "goal")
-        ranks = (2, 1, 2, 2)  # without batch axes
-        batches = [np.shape(v)[: np.ndim(v) - r]
-                   for v, r in zip(given, ranks, strict=True) if v is not None]
-        try:
-            batch = np.broadcast_shapes(*batches)
-        except ValueError:
-            raise ValueError(f"the batch axes of the history do not agree: {batches}") from None
-        return History(*(
-            None if v is None else _as_array(v, bool if i == 1 else np.float32, batch, ranks[i])
-            for i, v in enumerate(given)
-        ))
-
-
-def _as_array(values, dtype, batch: tuple[int, ...], rank: int):
-    """`[*batch, …]`, NumPy unless the values are JAX's: each call of JAX outside of a compiled
-    program would cost a single action on a CPU a twentieth of its time."""
-    library = jnp if isinstance(values, jax.Array) else np
-    values = library.asarray(values, dtype)
-    return library.broadcast_to(values, (*batch, *values.shape[values.ndim - rank:]))
-
-
-def _check(values, sizes: tuple[int, ...], what: str) -> None:
-    shape = np.shape(values)
-    if shape[max(len(shape) - len(sizes), 0):] != sizes:
-        wanted = ", ".join(map(str, sizes))
-        raise ValueError(
-            f"the {what} has shape {shape}; this policy takes {what}s of shape [..., {wanted}]"
-        )
-    if not isinstance(values, jax.Array) and not np.isfinite(values).all():
-        raise ValueError(f"the {what} holds NaN or infinity")
+        return _entropy(self, checked(self, observation), key, num_samples)
 
 
 @jax.jit
 def _mixture(policy: Policy, observation, expert=None):
     """Of all experts, or of the one with index `expert` alone."""
-    if policy.window:
-        seen = policy.scaler.context(*observation)
-    else:
-        seen = policy.scaler.scale_observation(observation)
+    seen = scaled(policy, observation)
     with jax.default_matmul_precision(policy.matmul):
         if expert is None:
-            scaled = policy.apply({"params": policy.params}, seen)
+            q = policy.apply({"params": policy.params}, seen)
         else:
-            scaled = policy.apply_one(policy.params, seen, expert)
-    return mixtures.affine(scaled, policy.scaler.action_std, policy.scaler.action_mean)
-
-
-def _as_chunk(policy: Policy, action):
-    """`[..., H · A]` → `[..., H, A]`."""
-    if policy.chunk == 1:
-        return action
-    return action.reshape(*action.shape[:-1], policy.chunk, policy.action_dim)
+            q = policy.apply_one(policy.params, seen, expert)
+    return mixtures.affine(q, policy.scaler.action_std, policy.scaler.action_mean)
 
 
 @functools.partial(jax.jit, static_argnames="how")
@@ -163,12 +107,12 @@ def _act(policy: Policy, observation, key, how):
         # q, and runs once what both passes share
         expert = mixtures.draw(q.log_weights, key, policy.min_weight).reshape(())
         q, how = _mixture(policy, observation, expert), "most_likely_mean"
-    return _as_chunk(policy, mixtures.act(q, key, how, policy.min_weight))
+    return as_chunk(policy, mixtures.act(q, key, how, policy.min_weight))
 
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _sample(policy: Policy, observation, key, shape):
-    return _as_chunk(policy, mixtures.sample(_mixture(policy, observation), key, shape))
+    return as_chunk(policy, mixtures.sample(_mixture(policy, observation), key, shape))
 
 
 @jax.jit
@@ -186,12 +130,13 @@ def _entropy(policy: Policy, observation, key, num_samples):
 
 def directory_of(workdir: str | Path) -> Path | None:
     """Where the checkpoints of the student in `workdir` are; None without one."""
-    found = (Path(workdir) / stage / "checkpoints" for stage in ("distill", "from_scratch"))
+    found = (Path(workdir) / stage / "checkpoints" for stage in STUDENTS)
     return next((directory for directory in found if directory.is_dir()), None)
 
 
-def load(workdir: str | Path) -> Policy:
-    """The student that `vdd_jax.main` distilled into `workdir`, or learned there from scratch.
+def load(workdir: str | Path) -> Policy | SampledPolicy:
+    """The student that `vdd_jax.main` made in `workdir`: a mixture of experts, distilled or from
+    scratch, or a consistency model.
 
     Raises:
       CheckpointError: when there is none, or it is damaged or of something else.
@@ -199,21 +144,74 @@ def load(workdir: str | Path) -> Policy:
     directory = directory_of(workdir)
     if directory is None:
         raise CheckpointError(
-            f"{workdir} holds no distilled student; run python -m vdd_jax.main with "
-            f"--workdir={workdir} first"
+            f"{workdir} holds no student; run python -m vdd_jax.main with --workdir={workdir} first"
         )
     with Checkpoints(directory, read_only=True) as checkpoints:
         scaler, settings = problem.scaler_and_config(checkpoints, "student")
-        spec = problem.spec(settings)
+        example = problem.example(settings)
+        if directory.parent.name == consistency.NAME:
+            ours = settings.consistency
+            net = consistency.network(ours, settings.teacher, example, problem.dtype(settings))
+            shapes = jax.eval_shape(lambda: dict.fromkeys(
+                ("ema", "params", "target"), net.init(jax.random.key(0))))
+            params = _restore(checkpoints, shapes)["ema"]
+            return SampledPolicy(
+                params, scaler, consistency.sampler(ours, net), lambda num_steps: num_steps,
+                f"consistency model ({ours.method})", num_steps=settings.evaluate.student_steps[0],
+                sees_past_actions=denoiser.whole_window(settings.teacher), **_sizes(settings))
         model = problem.student(settings)
-        example = problem.example(settings).observation
-        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example)["params"])
-        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        params = checkpoints.restore_params(checkpoint.abstract(shapes, place))
-    sizes = {} if problem.is_analytic(settings) else {
-        name: settings.task[name] for name in ("window", "chunk", "goal_length")}
-    return Policy(params, scaler, model.apply, spec.observation_dim, spec.action_dim,
-                  min_weight=settings.policy.min_weight,
-                  matmul=problem.MATMUL[settings.precision],
-                  apply_one=model.apply_one, **sizes)
+        params = _restore(checkpoints, jax.eval_shape(
+            lambda: model.init(jax.random.key(0), example.observation)["params"]))
+    return Policy(params, scaler, model.apply, min_weight=settings.policy.min_weight,
+                  apply_one=model.apply_one, **_sizes(settings))
 
+
+def load_teacher(workdir: str | Path, num_steps: int = 0) -> SampledPolicy:
+    """The learned teacher that a run in `workdir` trained or used, as a policy.
+
+    Args:
+      num_steps: of its sampler, in place of its own number; 1 is the one-step teacher.
+
+    Raises:
+      CheckpointError: when there is none, or it is damaged or of something else.
+    """
+    file = Path(workdir) / "config.json"
+    try:
+        config = config_lib.from_json(file.read_text())
+    except (OSError, config_lib.ConfigError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{workdir} is not the directory of a run: {error}") from error
+    if problem.is_analytic(config):
+        raise CheckpointError(f"the teacher of {workdir} is the exact density of "
+                              f"{config.task.name}; there is no network to load")
+    teacher, scaler, own = problem.load_teacher(config, Path(workdir))
+    return of_teacher(config, teacher, scaler, own.teacher, num_steps)
+
+
+def of_teacher(config: ConfigDict, teacher: Teacher, scaler: Scaler, settings: ConfigDict,
+               num_steps: int = 0) -> SampledPolicy:
+    """A learned teacher as a policy; `config` is of the run, `settings` the teacher's own
+    `config.teacher`."""
+
+    def draw(params, observation, key, shape, num_steps):
+        return teachers.sample(teacher.of(params), settings, observation, key, shape[:-1],
+                               shape[-1], num_steps)
+
+    return SampledPolicy(
+        teacher.params, scaler, draw,
+        functools.partial(samplers.network_calls, settings.sampler.kind), "diffusion teacher",
+        num_steps=num_steps or settings.sampler.num_steps,
+        sees_past_actions=denoiser.whole_window(settings), **_sizes(config))
+
+
+def _restore(checkpoints: Checkpoints, shapes):
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return checkpoints.restore_params(checkpoint.abstract(shapes, place))
+
+
+def _sizes(config: ConfigDict) -> dict:
+    """What every policy of a run of `config` has in common."""
+    spec = problem.spec(config)
+    of_windows = {} if problem.is_analytic(config) else {
+        name: config.task[name] for name in ("window", "chunk", "goal_length")}
+    return {"observation_dim": spec.observation_dim, "action_dim": spec.action_dim,
+            "matmul": problem.MATMUL[config.precision], **of_windows}

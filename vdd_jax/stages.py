@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
 from vdd_jax import distill, evaluate, problem, sharding, train_teacher
-from vdd_jax.baselines import from_scratch
+from vdd_jax.baselines import consistency, from_scratch
 from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.config import ConfigError
 from vdd_jax.evaluate_closed_loop import describe
@@ -21,7 +21,8 @@ class WorkdirError(RuntimeError):
     """A workdir that belongs to something else; the text is for the user."""
 
 
-TRAINING = {"train_teacher": train_teacher, "distill": distill, "from_scratch": from_scratch}
+TRAINING = {"train_teacher": train_teacher, "distill": distill, "from_scratch": from_scratch,
+            "consistency": consistency}
 USER_ERRORS = (
     ConfigError, WorkdirError, CheckpointError, TrainingDiverged, problem.DataError, OSError,
 )
@@ -90,6 +91,13 @@ def announce(config: ConfigDict, workdir: Path, mesh) -> str:
         settings = config.from_scratch
         lines |= {"method": f"{settings.method}, from demonstrations alone",
                   "batch": f"{settings.batch_size // split} pairs per device",
+                  "iterations": f"{settings.num_iterations:,}"}
+    if "consistency" in config.stages:
+        settings = config.consistency
+        for name in ("student", "parameters"):
+            lines.pop(name)
+        lines |= {"method": f"consistency, {settings.method}, of the teacher's network",
+                  "batch": f"{settings.batch_size // split} states per device",
                   "iterations": f"{settings.num_iterations:,}"}
     if not problem.is_analytic(config):
         lines["data"] = problem.data(config).about["demonstrations"]

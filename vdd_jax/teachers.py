@@ -54,7 +54,10 @@ def analytic(density: Callable[[jax.Array], Mixture], scaler: Scaler) -> Teacher
         diffused = mixture.diffuse(scaled(observation), schedule.alpha(t), schedule.sigma(t))
         return mixture.score(diffused, x)
 
-    return Teacher(score, schedule, scaled)
+    def denoise(x, observation, t):
+        return schedules.convert(schedule, score(x, observation, t), "score", "x0", x, t)
+
+    return Teacher(score, schedule, scaled, denoise)
 
 
 def make_schedule(config: ConfigDict) -> Schedule:
@@ -87,7 +90,7 @@ def from_network(
 
     def output(x, context, t):
         seen, noise = preconditioning.network_input(schedule, sigma_data, x, t)
-        extra = {"past": _noised_past(schedule, sigma_data, context, t)} if whole else {}
+        extra = {"past": noised_past(schedule, sigma_data, context, t)} if whole else {}
         return model.apply({"params": params}, seen, noise, context, **extra)
 
     def score(x, context, t):
@@ -105,7 +108,7 @@ def from_network(
 
     def each_score(x, context, t):
         return of_window(model.each_action, x, context, t,
-                         past=_noised_past(schedule, sigma_data, context, t))
+                         past=noised_past(schedule, sigma_data, context, t))
 
     def joint_score(x, context, t):
         return of_window(model.all_actions, x, context, t)
@@ -115,7 +118,7 @@ def from_network(
                    lambda params: from_network(config, params, action_dim, dtype))
 
 
-def _noised_past(schedule, sigma_data, context, t):
+def noised_past(schedule, sigma_data, context, t):
     """The past actions of the window at the level of the newest, as the teacher saw them when it
     was trained ("teacher forcing"), `[B, T - 1, A]`.
 
@@ -147,7 +150,7 @@ def sample(
       num_steps: instead of the sampler's own; 1 is the one-step teacher.
     """
     how = config.sampler
-    ends = batch[len(batch) - _rank(context):]
+    ends = batch[len(batch) - batch_rank(context):]
 
     def denoise(x, t):
         return teacher.denoise(x, context, jnp.broadcast_to(t, ends))
@@ -158,5 +161,5 @@ def sample(
     )
 
 
-def _rank(context) -> int:
+def batch_rank(context) -> int:
     return context.valid.ndim - 1 if hasattr(context, "valid") else context.ndim - 1

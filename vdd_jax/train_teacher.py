@@ -136,9 +136,7 @@ def make_step(config: ConfigDict, model, draw_batch=batch_at, parts: int = 1):
         value, grads = gradient(state.params, draw(config, batch, *noise_keys), drop_key)
         updates, opt_state = opt.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
-        # the average forgets its start: early on it follows faster than its decay says
-        decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
-        ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state.ema, params)
+        ema = training.moving_average(config.ema, state.ema, params, state.step)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
         return state._replace(step=state.step + 1, params=params, ema=ema, opt=opt_state), metrics
 

@@ -55,6 +55,13 @@ def value_and_grad(loss, parts: int, has_aux: bool = False):
     return accumulated
 
 
+def moving_average(decay: float, average, params, step):
+    """The exponential moving average of parameters after one more iteration, the one counted
+    `step`. It forgets its start: early on it follows faster than its decay says."""
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
+
+
 def scanned(step, shardings, donate: bool):
     """`advance(state, data, key, num) → (state, metrics [num])`: `num` steps in one dispatch.
 

@@ -215,3 +215,17 @@ def test_table_formulas_by_hand():
 def test_unknown_kind_raises(source, target):
     with pytest.raises(ValueError, match="unknown prediction.*x0, eps, score, velocity"):
         schedules.convert(schedules.ve(), jnp.ones(2), source, target, jnp.ones(2), 1.0)
+
+
+@pytest.mark.parametrize("make", [
+    schedules.ve, schedules.vp_cosine, schedules.flow,
+    lambda: schedules.vp_discrete(schedules.cosine_betas(16))])
+def test_a_schedule_made_inside_jit_knows_its_range(make):
+    """As numbers: training makes its schedule in the compiled step."""
+    def ends(t):
+        schedule = make()
+        return schedule.ratio_min * t, schedule.ratio_max * t
+
+    outside = make()
+    np.testing.assert_allclose(jax.jit(ends)(1.0), [outside.ratio_min, outside.ratio_max],
+                               rtol=1e-6)

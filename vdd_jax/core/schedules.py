@@ -114,8 +114,9 @@ def vp_discrete(betas: np.ndarray) -> Schedule:
     if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"betas must be a vector of numbers in (0, 1), not {betas}")
     bar = np.cumprod(1.0 - betas)
-    log_ratio = jnp.asarray(0.5 * (np.log1p(-bar) - np.log(bar)), jnp.float32)
-    steps = jnp.arange(len(betas), dtype=jnp.float32)
+    # NumPy's: inside jit arrays of JAX would be tracers, and `ratio_min` not a number
+    log_ratio = np.asarray(0.5 * (np.log1p(-bar) - np.log(bar)), np.float32)
+    steps = np.arange(len(betas), dtype=np.float32)
 
     def at(t):
         return jnp.interp(jnp.asarray(t, jnp.float32), steps, log_ratio)

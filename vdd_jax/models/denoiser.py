@@ -13,7 +13,7 @@ from jax.typing import DTypeLike as DType
 from vdd_jax.models import features
 from vdd_jax.models.backbones import ACTIVATIONS
 from vdd_jax.models.transformer import NONE, StateTokens, Transformer
-from vdd_jax.types import Batch, Context
+from vdd_jax.types import Batch, Context, Observation
 
 _NORMAL = nn.initializers.normal(0.02)
 
@@ -41,6 +41,8 @@ class MLPDenoiser(nn.Module):
         self.first = layer()
         self.encoder = blocks(self.encoder_depth)
         self.from_code, self.from_action, self.from_noise = (layer() for _ in range(3))
+        self.from_end = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros,
+                                 dtype=self.dtype)
         self.body = blocks(self.depth)
         self.last = nn.Dense(self.action_dim, kernel_init=nn.initializers.zeros, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
@@ -51,14 +53,17 @@ class MLPDenoiser(nn.Module):
             x = x + down(self.drop(act(up(act(x))), deterministic=not train))
         return x
 
-    def __call__(self, x, noise, context: Context, train: bool = False):
+    def __call__(self, x, noise, context: Observation, train: bool = False, end=None):
         """F `[..., A]` for x `[..., A]`, noise = log(r)/4 `[...]`; the batch axes of `context`
-        are the last ones of `[...]`, to which those of noise broadcast."""
+        are the last ones of `[...]`, to which those of noise broadcast. A network that jumps from
+        one noise level to another is told the other as `end`, of the shape of noise."""
         act = ACTIVATIONS[self.activation]
-        code = self.first(features.flat(context, self.history, self.fourier))
+        code = self.first(features.flat_or_plain(context, self.history, self.fourier))
         code = self._residual(code, self.encoder, train)
         # log(r)/4 lies within about ±2
         level = self.from_noise(features.fourier(noise[..., None], 6))
+        if end is not None:
+            level = level + self.from_end(features.fourier(end[..., None], 6))
         h = self.from_action(x) + self.from_code(act(code)) + level
         return self.last(act(self._residual(h, self.body, train))).astype(jnp.float32)
 
@@ -86,23 +91,27 @@ class TransformerDenoiser(nn.Module):
         self.states = StateTokens(self.width, self.history, self.fourier, dtype=self.dtype)
         self.actions = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
         self.level = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
+        self.end = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros,
+                            dtype=self.dtype)
         self.transformer = Transformer(
             self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype
         )
         self.last = nn.Dense(self.action_dim, kernel_init=_NORMAL, dtype=self.dtype)
 
-    def _opening(self, noise, context: Context):
+    def _opening(self, noise, context: Context, end=None):
         """Tokens [σ, goal…] `[..., 1 + G, D]` and of the states `[..., T, D]`, and the position
         embeddings of the window's steps `[T, D]`."""
         goals, states, positions = self.states(context)
-        level = jnp.broadcast_to(self.level(noise[..., None])[..., None, :],
-                                 (*states.shape[:-2], 1, self.width))
+        level = self.level(noise[..., None])
+        if end is not None:
+            level = level + self.end(end[..., None])
+        level = jnp.broadcast_to(level[..., None, :], (*states.shape[:-2], 1, self.width))
         return jnp.concatenate([level, goals], axis=-2), states, positions
 
-    def _before(self, noise, context: Context, past):
+    def _before(self, noise, context: Context, past, end=None):
         """The tokens before the newest action `[..., P, D]`, whether each is valid `[..., P]`, and
         the position embeddings."""
-        opening, states, positions = self._opening(noise, context)
+        opening, states, positions = self._opening(noise, context, end)
         valid = jnp.broadcast_to(context.valid, states.shape[:-1])
         if self.window == "all":
             actions = self.actions(past) + positions[:-1]
@@ -128,14 +137,15 @@ class TransformerDenoiser(nn.Module):
                                       jnp.ones((1, 1), bool))
         return self.last(out[..., 0, :]).astype(jnp.float32)
 
-    def __call__(self, x, noise, context: Context, train: bool = False, past=None):
+    def __call__(self, x, noise, context: Context, train: bool = False, past=None, end=None):
         """F `[..., A]` for the newest action x `[..., A]`.
 
         Args:
           noise: log(r)/4, `[B]` or scalar: one level for a window.
           past: noised past actions `[B, T - 1, A]`, scaled by c_in; for `window='all'` only.
+          end: of a network that jumps from one level to another, the other, as `noise`.
         """
-        prefix, valid, positions = self._before(noise, context, past)
+        prefix, valid, positions = self._before(noise, context, past, end)
         if train:  # one pass: the batch axes are those of the context
             newest = self.actions(x) + positions[-1]
             return self._whole(prefix, valid, newest, slice(-1, None), True)[..., 0, :]

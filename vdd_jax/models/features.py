@@ -9,7 +9,8 @@ history from another is how they differ.
 import jax
 import jax.numpy as jnp
 
-from vdd_jax.types import Context
+from vdd_jax.models.backbones import at_least_one_number
+from vdd_jax.types import Context, Observation
 
 
 def fourier(x: jax.Array, num_frequencies: int) -> jax.Array:
@@ -27,6 +28,13 @@ def per_step(context: Context, history: str, num_frequencies: int) -> jax.Array:
     if history == "differences":
         parts.append(context.steps)
     return jnp.concatenate(parts, axis=-1)
+
+
+def flat_or_plain(observation: Observation, history: str, num_frequencies: int) -> jax.Array:
+    """All in one row, `[..., F]`, of a window, or of a plain observation `[..., O]` as it is."""
+    if isinstance(observation, Context):
+        return flat(observation, history, num_frequencies)
+    return at_least_one_number(observation)
 
 
 def flat(context: Context, history: str, num_frequencies: int) -> jax.Array:

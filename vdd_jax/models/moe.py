@@ -19,7 +19,7 @@ from jax.typing import DTypeLike as DType
 from vdd_jax.core import gaussian
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.models import features as feature_lib
-from vdd_jax.models.backbones import BACKBONES, at_least_one_number
+from vdd_jax.models.backbones import BACKBONES
 from vdd_jax.models.transformer import ContextTransformer
 from vdd_jax.types import Context
 
@@ -177,10 +177,8 @@ class MixtureOfExperts(nn.Module):
         every observation of the window, `[..., T]`."""
         if self.trunk == "transformer":
             x = observation
-        elif isinstance(observation, Context):
-            x = feature_lib.flat(observation, self.history, self.fourier)
         else:
-            x = at_least_one_number(observation)
+            x = feature_lib.flat_or_plain(observation, self.history, self.fourier)
 
         def make_trunk(**kw):
             if self.trunk == "transformer":
