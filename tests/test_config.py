@@ -224,7 +224,8 @@ def test_json_that_is_no_configuration_is_refused(text):
 def test_differences_name_what_changes_results():
     """Both values of every key that differs, but not of how the run is run, nor the stages."""
     a = default()
-    b = changed(seed=1, distill__noise__low=0.01, run__log_every=7, stages=("evaluate",))
+    b = changed(seed=1, distill__noise__low=0.01, run__log_every=7, stages=("evaluate",),
+                evaluate__num_samples=7)
     assert differences(a, a) == []
     assert sorted(differences(a, b)) == ["config.distill.noise.low: 0.005 → 0.01",
                                          "config.seed: 0 → 1"]

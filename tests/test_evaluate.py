@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_config import tiny
 
-from vdd_jax import evaluate
+from vdd_jax import evaluate, evaluate_closed_loop
 from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.policy import Policy
@@ -114,7 +114,7 @@ def test_without_observations_one_is_enough(finished, monkeypatch):
         return task.teacher.density(observation)
 
     student = Policy({}, task.scaler, apply, 0, 2)
-    monkeypatch.setattr(evaluate.policy, "load", lambda workdir: student)
+    monkeypatch.setattr(evaluate_closed_loop.policy, "load", lambda workdir: student)
     _, result = evaluate.evaluate(fixed, finished.workdir)
     assert result["num_observations"] == 1 and result["num_samples"] == 200
     assert result["kl_teacher_student"] == result["kl_student_teacher"] == 0.0

@@ -135,12 +135,13 @@ def from_json(stored: str | dict) -> ConfigDict:
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
-    """'config.key: a → b' for every key that changes results and differs."""
+    """'config.key: a → b' for every key that changes what is trained and differs. How a run is
+    evaluated may change: a report holds its configuration."""
     a, b = flatten(from_json(to_json(a))), flatten(from_json(to_json(b)))
     return [
         f"config.{k}: {a[k]!r} → {b[k]!r}"
         for k in a
-        if a[k] != b[k] and not k.startswith("run.") and k != "stages"
+        if a[k] != b[k] and not k.startswith(("run.", "evaluate.")) and k != "stages"
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import evaluate_closed_loop, open_loop, policy, problem, sharding
+from vdd_jax import evaluate_closed_loop, open_loop, problem, sharding
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
@@ -63,7 +63,7 @@ def modes_found(teacher: Mixture, samples: jax.Array) -> jax.Array:
 def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
     """The report's `teacher` and `student` for an analytic task."""
     task = problem.build(config, workdir)
-    student = policy.load(workdir)
+    student = evaluate_closed_loop.student_of(config, workdir)
     held_out = min(config.evaluate.num_observations, len(task.held_out.observation))
     n = held_out if task.spec.observation_dim else 1
     observation = task.scaler.unscale_observation(task.held_out.observation[:n])

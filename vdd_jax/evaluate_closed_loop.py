@@ -41,13 +41,13 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
     sees them.
     """
     task = problem.build(config, workdir)
-    student = policy.load(workdir)
+    student = student_of(config, workdir)
     simulator = TASKS[config.task.name]
     episode_key, sample_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 2))
     goals = goals_of(task)
     window = (config.task.window, task.spec.observation_dim)
-    episodes = {}
+    episodes, reference = {}, open_loop.reference(task, sample_key)
 
     def drive(name: str, way: Way, timed: bool) -> dict:
         print(f"[evaluate] {name}: {config.evaluate.num_episodes} episodes", flush=True)
@@ -63,7 +63,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
         name = teacher_name(num_steps)
         sample = partial(open_loop.teacher_samples, task, num_steps=num_steps)
         return {**drive(name, teachers_way(task, num_steps), True),
-                **open_loop.measure(task, sample, sample_key)}
+                **open_loop.measure(task, sample, sample_key, teacher=reference)}
 
     settings = task.teacher_config
     teacher = {
@@ -76,8 +76,17 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
     found = {name: drive(name, way, name == main) for name, way in ways.items()}
     result = {"acting": main, **found.pop(main), "other_ways_of_acting": found,
               **described(config, student),
-              **open_loop.measure(task, sampler_of(student), sample_key, density_of(student))}
+              **open_loop.measure(task, sampler_of(student), sample_key, density_of(student),
+                                  reference)}
     return {"teacher": teacher, "few_step_teachers": few, "student": result}, episodes
+
+
+def student_of(config: ConfigDict, workdir: Path) -> policy.Policy | SampledPolicy:
+    """The student of a run; of a consistency model the number of steps is that of `config`."""
+    student = policy.load(workdir)
+    if isinstance(student, SampledPolicy):
+        return student.replace(num_steps=config.evaluate.student_steps[0])
+    return student
 
 
 def teacher_name(num_steps: int) -> str:

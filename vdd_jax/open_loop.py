@@ -17,7 +17,7 @@ from vdd_jax.core.mixture import Mixture
 from vdd_jax.core.schedules import Schedule
 from vdd_jax.data import first
 from vdd_jax.problem import Problem
-from vdd_jax.types import Batch, Observation
+from vdd_jax.types import Observation
 
 STATES = 256  # held-out states
 SAMPLES = 256  # actions at each
@@ -33,7 +33,7 @@ FLOW_NOISE = 5.0  # at which it starts, or the teacher's most
 
 def measure(
     task: Problem, sample: Callable[[Observation, jax.Array, int], jax.Array], key: jax.Array,
-    density: Callable[[Observation], Mixture] | None = None,
+    density: Callable[[Observation], Mixture] | None = None, teacher: jax.Array | None = None,
 ) -> dict:
     """A policy against its teacher, in plain numbers.
 
@@ -41,27 +41,32 @@ def measure(
       sample: (observations `[B]`, key, num) → the policy's actions `[num, B, A]`; jittable.
       key: of everything that is drawn.
       density: observations `[B]` → q `[B]`, where the policy has one.
+      teacher: what `reference` gives for the same key; None: drawn here.
 
     Returns:
       See `of_samples`; with a density also `of_density` and, for a learned teacher and actions of
       at most `probability_flow.MAX_DIM` numbers, `divergences`.
     """
-    batch = _spread(task.held_out, STATES)
-    seen = batch.observation
-    teacher_key, key = jax.random.split(key)
-    teacher = _drawn(partial(teacher_samples, task), seen, teacher_key)
-    keys = jax.random.split(key, 4)
+    seen = _spread(task.held_out.observation, STATES)
+    teacher = reference(task, key) if teacher is None else teacher
+    keys = jax.random.split(jax.random.split(key)[1], 4)
     found = of_samples(_drawn(sample, seen, keys[0]), teacher, keys[1])
     if density is None:
         return found
     everything = jax.jit(density)(task.held_out.observation)
     q = _spread(everything, STATES)
     found |= of_density(task, seen, everything, q, teacher, keys[2])
-    if task.teacher.density is None and batch.action.shape[-1] <= probability_flow.MAX_DIM:
+    if task.teacher.density is None and teacher.shape[-1] <= probability_flow.MAX_DIM:
         found |= jax.tree.map(float, jax.jit(partial(divergences, task))(
             _spread(seen, FLOW_STATES), _spread(q, FLOW_STATES),
             _spread(jnp.swapaxes(teacher, 0, 1), FLOW_STATES), keys[3]))
     return found
+
+
+def reference(task: Problem, key: jax.Array) -> jax.Array:
+    """The teacher's samples `[V, B, A]` that policies are measured against."""
+    observation = _spread(task.held_out, STATES).observation
+    return _drawn(partial(teacher_samples, task), observation, jax.random.split(key)[0])
 
 
 def teacher_samples(
@@ -87,8 +92,8 @@ def of_samples(policy: jax.Array, teacher: jax.Array, key: jax.Array) -> dict:
       mean action on the teacher's: 1 when they agree, below when actions shrink; `std_ratio`, of
       the policy's and the teacher's standard deviation, root mean square over states.
     """
-    mean, spread = _moments(policy)
-    teachers_mean, teachers_spread = _moments(teacher)
+    mean, teachers_mean = jnp.mean(policy, axis=0), jnp.mean(teacher, axis=0)
+    spread, teachers_spread = (jnp.mean(jnp.var(v, axis=0)) for v in (policy, teacher))
     return {
         "sliced_wasserstein": float(jnp.mean(
             jax.jit(distances.sliced_wasserstein)(policy, teacher, key))),
@@ -120,8 +125,8 @@ def of_density(
     log_q = jax.jit(mixture.log_prob)
     of_teacher = log_q(q, teacher)
     own = log_q(q, mixture.sample(q, own_key, (SAMPLES,)))
-    schedule = task.teacher.schedule
-    noises = jnp.geomspace(_least(schedule), min(schedule.ratio_max, MOST_NOISE), FISHER_NOISES)
+    most = min(task.teacher.schedule.ratio_max, MOST_NOISE)
+    noises = jnp.geomspace(_least(task.teacher.schedule), most, FISHER_NOISES)
     gaps = jax.jit(partial(fisher, task))(observation, q, noises, fisher_key)
     coverage = calibration.hdr_coverage(own, of_teacher, LEVELS)
     return {
@@ -155,13 +160,12 @@ def fisher(task: Problem, observation, q: Mixture, noises: jax.Array, key) -> ja
 def divergences(task: Problem, observation, q: Mixture, teacher: jax.Array, key) -> dict:
     """KL between policy and learned teacher, both diffused to the teacher's least noise, in nats.
 
-    The teacher's density there is that of its probability flow. The flow starts from the law at
-    `FLOW_NOISE` of the teacher's samples `[B, V, A]`, a mixture of V Gaussians: the error of
-    N(0, r²), whence samplers start, would count as one of the policy.
+    The teacher's density there is that of its probability flow. The flow starts from its samples
+    `[B, V, A]` diffused to `FLOW_NOISE`, a mixture of V Gaussians: the error of N(0, r²), whence
+    samplers start, would count as the policy's.
 
     Returns:
-      `kl_student_teacher` KL(q‖π) and `kl_teacher_student` KL(π‖q), means over B states; each
-      with `…_stderr` over states.
+      `kl_student_teacher` KL(q‖π), `kl_teacher_student` KL(π‖q); each with its `…_stderr`.
     """
     schedule = task.teacher.schedule
     low, high = _least(schedule), min(schedule.ratio_max, FLOW_NOISE)
@@ -182,9 +186,9 @@ def divergences(task: Problem, observation, q: Mixture, teacher: jax.Array, key)
            "kl_teacher_student": log_p_theirs - mixture.log_prob(law, theirs)}
     found = {}
     for name, gap in kls.items():
-        by_state = jnp.mean(gap, axis=0)  # samples of one state share its error
-        found[name] = jnp.mean(by_state)
-        found[name + "_stderr"] = jnp.std(by_state, ddof=1) / jnp.sqrt(len(by_state))
+        of_state = jnp.mean(gap, axis=0)  # samples of one state share its error
+        found[name] = jnp.mean(of_state)
+        found[name + "_stderr"] = jnp.std(of_state, ddof=1) / jnp.sqrt(len(of_state))
     return found
 
 
@@ -196,12 +200,7 @@ def _drawn(sample, observation, key):
     return jax.jit(sample, static_argnums=2)(observation, key, SAMPLES)
 
 
-def _moments(samples):
-    """Means `[B, A]` and the mean variance, a scalar, of actions `[V, B, A]`."""
-    return jnp.mean(samples, axis=0), jnp.mean(jnp.var(samples, axis=0))
-
-
-def _spread(tree: Batch | Observation | Mixture | jax.Array, num: int):
+def _spread(tree, num: int):
     """At most `num` rows of every array of a tree, evenly spaced: episodes lie in order."""
     stride = max(len(jax.tree.leaves(tree)[0]) // num, 1)
     return first(jax.tree.map(lambda v: v[::stride], tree), num)

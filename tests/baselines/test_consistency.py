@@ -264,3 +264,23 @@ def test_a_teacher_with_fewer_steps_is_the_same_network(finished_avoiding):
         task.teacher.denoise(prior, seen, jnp.full(3, ratio)))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
     assert teachers.batch_rank(seen) == 1
+
+
+def test_a_run_can_be_judged_again_with_other_steps(tmp_path, finished_avoiding, capsys):
+    """In the same workdir: nothing is trained again, the report is of what was asked for."""
+    config = finished_avoiding.config.copy_and_resolve_references()
+    config.stages = ("consistency", "evaluate")
+    config.teacher.workdir = str(finished_avoiding.workdir)
+    config.consistency.update(num_iterations=2, batch_size=4, num_scales=4)
+    config.evaluate.update(student_steps=(2,), teacher_steps=())
+    stages.run(config, tmp_path)
+    capsys.readouterr()
+    config.evaluate.update(student_steps=(3, 1), teacher_steps=(4,))
+    report = stages.run(config, tmp_path)
+    printed = capsys.readouterr().out
+    assert "[consistency] finished before; skipped" in printed and "4-step teacher" in printed
+    student = report["student"]
+    assert (student["acting"], student["network_calls"], student["kind"]) == ("3_steps", 3, "cd")
+    assert list(student["other_ways_of_acting"]) == ["1_steps"]
+    assert report["few_step_teachers"]["4"]["network_calls"] == 4
+    assert "nll_held_out" not in student and student["mmd"] > 0
