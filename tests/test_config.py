@@ -232,6 +232,13 @@ def test_differences_name_what_changes_results():
     assert differences(changed(task__radius=2), changed(task__radius=2.0)) == []
 
 
+def test_keys_of_a_rival_count_where_it_is_a_stage():
+    """Of either of the two."""
+    for stages, count in ((("distill",), 0), (("consistency",), 1)):
+        a, b = changed(), changed(consistency__num_iterations=7, stages=stages)
+        assert len(differences(a, b)) == len(differences(b, a)) == count
+
+
 def test_versions_name_the_python_and_jax():
     """The versions that a report carries are those that are installed."""
     import jax

@@ -136,13 +136,14 @@ def from_json(stored: str | dict) -> ConfigDict:
 
 def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
     """'config.key: a → b' for every key that changes what is trained and differs. How a run is
-    evaluated may change: a report holds its configuration."""
+    evaluated may change (a report holds its configuration), and so may what only a stage reads
+    that neither has."""
     a, b = flatten(from_json(to_json(a))), flatten(from_json(to_json(b)))
-    return [
-        f"config.{k}: {a[k]!r} → {b[k]!r}"
-        for k in a
-        if a[k] != b[k] and not k.startswith(("run.", "evaluate.")) and k != "stages"
-    ]
+    stages = {*a["stages"], *b["stages"]}
+    free = ("run.", "evaluate.", *(f"{s}." for s in ("from_scratch", "consistency")
+                                   if s not in stages))
+    return [f"config.{k}: {a[k]!r} → {b[k]!r}" for k in a
+            if a[k] != b[k] and not k.startswith(free) and k != "stages"]
 
 
 def versions() -> dict[str, str]:
