@@ -5,8 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PLOT = ["matplotlib>=3.8"]
-TORCH = ["torch>=2.6"]  # to be compared with, in experiments/benchmarks
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", *PLOT]
+SIM = ["mujoco>=3.3,<4"]
+TORCH = ["torch>=2.6"]  # published checkpoints are read with it, benchmarks compare with it
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", *PLOT, *SIM]
 
 setup(
     name="vdd_jax",
@@ -27,5 +28,5 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
     ],
-    extras_require={"plot": PLOT, "test": TEST, "torch": TORCH},
+    extras_require={"plot": PLOT, "sim": SIM, "test": TEST, "torch": TORCH},
 )

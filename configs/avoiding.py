@@ -36,9 +36,9 @@ def get_config(variant: str = ""):
         samples_per_state=1, likelihood_weight=1.0, weight_by_gating=True, gating_start=0.0,
         gating_full=0.0, reallocations=0, clip_norm=1.0,
     )
-    # what the rivals of the student are given: the same data, as many iterations
-    config.consistency.update(num_iterations=15_000, batch_size=512, actions="teacher",
-                              teacher_actions=225_000, state_jitter=0.03)
+    # what the rivals of the student are given: the same actions of the teacher, or demonstrations
+    config.consistency.update(num_iterations=8_000, batch_size=256, teacher_steps=3,
+                              actions="teacher", teacher_actions=225_000, state_jitter=0.03)
     config.from_scratch.update(num_iterations=15_000, batch_size=512, learning_rate=1e-3)
     config.policy.min_weight = 0.01  # rarer experts are the ones that end at a cylinder
     config.distill.noise.update(high=2.0, low=0.05, anneal_broad=0.2)

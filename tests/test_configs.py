@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vdd_jax import config as config_lib
-from vdd_jax import evaluate_closed_loop, stages
+from vdd_jax import evaluate_closed_loop, open_loop, stages
 
 pytest_plugins = "smoke_run"
 
@@ -43,6 +43,7 @@ def test_the_docstring_gives_the_commands(path):
     for base in re.findall(r'with_name\("([\w.]+)"\)', text):  # a file that it starts from
         text += path.with_name(base).read_text()
     known = set(re.findall(r'variant == "(\w+)"', text))
+    known |= set(getattr(load(path), "TASKS", ()))  # a variant for each
     assert set(variants(path)) == known | {""} and "smoke" in known
 
 
@@ -65,8 +66,13 @@ def test_an_unknown_variant_is_refused(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_smoke_variants_run(path, tmp_path, monkeypatch):
     """From nothing to a report with finite numbers (of fewer samples than a user's)."""
-    for name, value in (("STATES", 16), ("SAMPLES", 32), ("TIMED_CALLS", 3)):
-        monkeypatch.setattr(evaluate_closed_loop, name, value)
+    if path.stem == "planar":
+        pytest.importorskip("mujoco", reason="the sim extra is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)
+    for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8), ("FLOW_SAMPLES", 4),
+                        ("FLOW_STEPS", 4)):
+        monkeypatch.setattr(open_loop, name, value)
     report = stages.run(load(path).get_config("smoke"), tmp_path / "run")
     numbers = [v for v in report["student"].values() if isinstance(v, (int, float))]
     assert len(numbers) > 5 and all(abs(v) < 1e6 for v in numbers)

@@ -11,7 +11,7 @@ import pytest
 from tiny_config import tiny_avoiding
 
 from vdd_jax import config as config_lib
-from vdd_jax import evaluate, problem
+from vdd_jax import evaluate, open_loop, problem, stages
 from vdd_jax import evaluate_closed_loop as closed
 from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
@@ -199,3 +199,24 @@ def test_the_policy_that_is_loaded_has_the_tasks_window(finished_avoiding, monke
     np.testing.assert_allclose(
         q.means, loaded.scaler.unscale_action(own.means), rtol=1e-3, atol=1e-5)
     assert loaded.act(raw, jax.random.key(0)).shape == (2,)
+
+
+def test_data_without_a_simulator_are_judged_without_episodes(tmp_path, monkeypatch, capsys):
+    """`recorded`: everything but what episodes say, and a table without those rows."""
+    monkeypatch.setattr(closed, "TIMED_CALLS", 3)
+    for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8), ("FLOW_SAMPLES", 4),
+                        ("FLOW_STEPS", 4)):
+        monkeypatch.setattr(open_loop, name, value)
+    draw = np.random.default_rng(0).normal
+    np.savez(tmp_path / "data.npz", observations=draw(size=(200, 5)), actions=draw(size=(200, 3)),
+             episode_ends=np.arange(20, 201, 20))
+    config = tiny_avoiding(task__name="recorded", task__observation_dim=0,
+                           task__demonstrations=str(tmp_path / "data.npz"))
+    report = stages.run(config, tmp_path / "run")
+    for part in (report["teacher"], report["few_step_teachers"]["1"], report["student"]):
+        assert "success" not in part and part["sliced_wasserstein"] > 0
+        assert part["latency_ms"]["p50"] > 0
+    assert math.isfinite(report["student"]["kl_student_teacher"])
+    assert "without episodes" in report["teacher"]["simulator"]
+    text = evaluate.summary(report)
+    assert "success" not in text and "MMD² to teacher" in text and text in capsys.readouterr().out

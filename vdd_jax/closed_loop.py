@@ -24,7 +24,11 @@ def actor_of(config: ConfigDict, scaler: Scaler, act, goals=None):
     task = TASKS[config.task.name]
 
     def actor(history, valid, key):
-        past = task.past_actions(history)
+        if hasattr(task, "past_actions"):
+            past = task.past_actions(history)
+        else:  # no simulator: only timed
+            size = task.spec(config.task).action_dim
+            past = jnp.zeros((len(history), history.shape[1] - 1, size))
         goal = None if goals is None else goals[jnp.arange(len(history)) % len(goals)]
         action = scaler.unscale_action(act(scaler.context(history, valid, past, goal), key))
         return action.reshape(len(history), config.task.chunk, -1)
@@ -61,8 +65,16 @@ def of_student(config: ConfigDict, apply, params, scaler: Scaler, how: str, goal
 
 
 def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int):
-    """Episodes of an actor in the task's simulator, and the seconds they took, compiled."""
+    """Episodes of an actor in the task's simulator, and the seconds they took: compiled, or with
+    one compilation where the simulator is not JAX's."""
     task = TASKS[config.task.name]
+    if not getattr(task, "COMPILED", True):
+        file = config.task.contexts
+        given = {"contexts": task.read_contexts(file)} if file else {}
+        start = time.perf_counter()
+        episodes = task.rollout(actor, key, num_episodes, window=config.task.window,
+                                execute_steps=config.task.execute_steps, **given)
+        return episodes, time.perf_counter() - start
     program = jax.jit(lambda key: task.rollout(
         actor, key, num_episodes, window=config.task.window,
         execute_steps=config.task.execute_steps)).lower(key).compile()

@@ -49,9 +49,17 @@ KEYS: dict[str, Key] = {
         "done with a mixture stay float32", **_one_of("float32", "tf32", "bfloat16"),
     ),
     # ---- the task
-    "task.name": Key("toy", "which task", **_one_of("toy", "toy1d", "avoiding")),
-    "task.observation_dim": Key(0, "toy: numbers in an observation; 0: a fixed target",
-                                **_at_least(0)),
+    "task.name": Key("toy", "which task", **_one_of(
+        "toy", "toy1d", "avoiding", "block_push", "pushing", "aligning", "sorting_2", "sorting_4",
+        "sorting_6", "recorded")),
+    "task.observation_dim": Key(
+        0, "toy: numbers in an observation; 0: a fixed target. recorded: the same; 0: as in the "
+        "file", **_at_least(0),
+    ),
+    "task.action_dim": Key(
+        0, "recorded: numbers in an action; 0: as in the file. With both sizes given the student "
+        "acts where the file is not", **_at_least(0),
+    ),
     "task.num_modes": Key(8, "toy: Gaussians in the target", **_at_least(1)),
     "task.radius": Key(2.0, "toy: radius of the ring, half width of the row", **_POSITIVE),
     "task.mode_std": Key(0.5, "toy: standard deviation of a Gaussian", **_POSITIVE),
@@ -67,7 +75,12 @@ KEYS: dict[str, Key] = {
         **_one_of("standard", "none"),
     ),
     "task.demonstrations": Key(
-        "", "directory of the task's official recordings; empty: the scripted demonstrator drives"
+        "", "directory of the task's official recordings; empty: the scripted demonstrator drives. "
+        "recorded: a file .npz, see tasks/recorded.py"
+    ),
+    "task.contexts": Key(
+        "", "pushing, aligning, sorting: official test contexts, a pickle or its directory; empty: "
+        "drawn as the benchmark does"
     ),
     "task.episodes_per_mode": Key(20, "of the scripted demonstrator", **_at_least(1)),
     "task.held_out": Key(0.1, "share of the trajectories that are never trained on",
@@ -113,7 +126,24 @@ KEYS: dict[str, Key] = {
                            **_at_least(0)),
     "teacher.dropout": Key(0.0, "of the features", **_SHARE),
     "teacher.attention_dropout": Key(0.0, "transformer: of the attention", **_SHARE),
-    "teacher.activation": Key("silu", "mlp: between layers", **_ACTIVATION),
+    "teacher.activation": Key(
+        "silu", "mlp: between layers; transformer: of the layer of head_width", **_ACTIVATION),
+    "teacher.gelu": Key(
+        "tanh", "transformer: GELU by the error function, 'erf' (as PyTorch), or approximated, "
+        "'tanh'", **_one_of("tanh", "erf"),
+    ),
+    "teacher.head_width": Key(
+        0, "transformer: width of a hidden layer before the output; 0: none", **_at_least(0),
+    ),
+    "teacher.positions": Key(
+        "last", "transformer: where an episode has fewer observations than the window, 'last': "
+        "the newest has the last place; 'first': the first has the first place, as published",
+        **_one_of("last", "first"),
+    ),
+    "teacher.noise_embedding": Key(
+        "linear", "transformer: 'linear' in log(σ/α)/4 (as BESO); 'sinusoidal' in the step of a "
+        "'ddpm_…' schedule, with an MLP (as DDPM)", **_one_of("linear", "sinusoidal"),
+    ),
     "teacher.num_iterations": Key(12_000, "updates", **_at_least(1)),
     "teacher.batch_size": Key(512, "windows in an update", **_at_least(1)),
     "teacher.learning_rate": Key(2e-3, "of AdamW", **_POSITIVE),
@@ -304,8 +334,10 @@ KEYS: dict[str, Key] = {
     "consistency.clip_norm": Key(1.0, "clip the gradient's global norm; 0: do not",
                                  **_at_least(0)),
     "consistency.num_scales": Key(18, "N, steps of the teacher's ODE", **_at_least(2)),
-    "consistency.teacher_steps": Key(4, "ctm: most steps that the teacher goes in an update",
-                                     **_at_least(1)),
+    "consistency.teacher_steps": Key(
+        1, "most steps that the teacher goes in an update, before the network says the rest: 1 as "
+        "published for cd; with more, errors of the network add up less often", **_at_least(1),
+    ),
     "consistency.target_ema": Key(0.95, "decay of the moving average that says what a jump should "
                                   "find", **_SHARE),
     "consistency.ema": Key(0.999, "decay of the moving average that is the policy", **_SHARE),

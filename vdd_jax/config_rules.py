@@ -24,6 +24,8 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
                       "config.student.trunk_depth is 0")
     learned = c["task.name"] not in ("toy", "toy1d")
     transformer = c["teacher.backbone"] == "transformer"
+    if c["task.contexts"] and not c["task.name"].startswith(("pushing", "aligning", "sorting")):
+        errors.append(f"config.task.contexts is given, but {c['task.name']} has no contexts")
     if learned and not transformer and c["teacher.window"] == "all":
         errors.append("config.teacher.window is 'all', which needs config.teacher.backbone = "
                       "'transformer'")
@@ -90,6 +92,17 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
         errors.append("config.teacher.sigma_min is not below config.teacher.sigma_max")
     if c["teacher.noise.density"] == "steps" and not c["teacher.schedule"].startswith("ddpm"):
         errors.append("config.teacher.noise.density is 'steps', which needs a 'ddpm_…' schedule")
+    if c["teacher.noise_embedding"] == "sinusoidal":
+        if not c["teacher.schedule"].startswith("ddpm"):
+            errors.append("config.teacher.noise_embedding is 'sinusoidal', which needs a 'ddpm_…' "
+                          "schedule")
+        if c["teacher.width"] % 2:
+            errors.append(f"config.teacher.width is {c['teacher.width']}; with "
+                          "config.teacher.noise_embedding = 'sinusoidal' it is an even number")
+    if c["task.name"] == "recorded" and not c["task.demonstrations"] and not (
+            c["task.observation_dim"] and c["task.action_dim"]):
+        errors.append("config.task.name is 'recorded', which needs a file: "
+                      "config.task.demonstrations (see vdd_jax/tasks/recorded.py)")
     if c["policy.min_weight"] * c["student.num_experts"] >= 1:
         errors.append(f"config.policy.min_weight is {c['policy.min_weight']:g}, but equal weights "
                       f"of {c['student.num_experts']} experts (config.student.num_experts) are not "

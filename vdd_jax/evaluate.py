@@ -125,7 +125,7 @@ def run(config: ConfigDict, workdir: Path, wall_seconds: dict[str, float]) -> di
 
 def _save_episodes(path: Path, episodes: dict) -> None:
     """Every actor's episodes for the figures, `actor.field`."""
-    if not sharding.speaks():
+    if not sharding.speaks() or not episodes:
         return
     temporary = path.with_name(path.stem + ".tmp.npz")
     np.savez_compressed(temporary, **{

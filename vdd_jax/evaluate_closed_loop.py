@@ -5,6 +5,7 @@ of its ways of acting), from episodes with the same starts: success, entropy, ne
 action, latency; and, without the simulator, what `open_loop.measure` says.
 """
 
+import inspect
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,10 @@ MAIN = "sampled_mean"  # the way of acting of a mixture that a report puts first
 EVERY = "sampled_mean_of_every_expert"  # without config.policy.min_weight
 
 
+RATES = (("goal reached", "goal_reached"), ("collisions", "collision"), ("time-outs", "time_out"),
+         ("left the corridor", "left_corridor"))  # those that a task has
+
+
 class Way(NamedTuple):
     """A way in which a policy acts."""
 
@@ -46,16 +51,19 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
     episode_key, sample_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 2))
     goals = goals_of(task)
+    simulated = hasattr(simulator, "rollout")
     window = (config.task.window, task.spec.observation_dim)
     episodes, reference = {}, open_loop.reference(task, sample_key)
 
     def drive(name: str, way: Way, timed: bool) -> dict:
-        print(f"[evaluate] {name}: {config.evaluate.num_episodes} episodes", flush=True)
         actor = closed_loop.actor_of(config, task.scaler, way.act, goals)
-        ran, seconds = closed_loop.run(config, actor, episode_key, config.evaluate.num_episodes)
-        episodes[name] = ran
-        found = {**simulator.score(ran), "network_calls": way.network_calls,
-                 "seconds_of_episodes": round(seconds, 3)}
+        found = {"network_calls": way.network_calls}
+        if simulated:
+            print(f"[evaluate] {name}: {config.evaluate.num_episodes} episodes", flush=True)
+            ran, seconds = closed_loop.run(
+                config, actor, episode_key, config.evaluate.num_episodes)
+            episodes[name] = ran
+            found |= {**scored(simulator, ran, goals), "seconds_of_episodes": round(seconds, 3)}
         return {**found, "latency_ms": latency(actor, window)} if timed else found
 
     def of_teacher(num_steps: int = 0) -> dict:
@@ -68,7 +76,9 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
     settings = task.teacher_config
     teacher = {
         "kind": "learned", "description": describe(settings), "sampler": settings.sampler.kind,
-        "demonstrations": task.about, "simulator": simulator.SIMULATOR, **of_teacher(),
+        "demonstrations": task.about,
+        "simulator": simulator.SIMULATOR if simulated else "none: judged without episodes",
+        **of_teacher(),
     }
     few = {str(n): of_teacher(n) for n in config.evaluate.teacher_steps}
     ways = ways_of(config, student)
@@ -79,6 +89,13 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
               **open_loop.measure(task, sampler_of(student), sample_key, density_of(student),
                                   reference)}
     return {"teacher": teacher, "few_step_teachers": few, "student": result}, episodes
+
+
+def scored(simulator, episodes, goals) -> dict:
+    """What the task says of episodes; `goals` `[M, G, O]`, raw, where they were pursued."""
+    if goals is not None and "goals" in inspect.signature(simulator.score).parameters:
+        return simulator.score(episodes, goals)
+    return simulator.score(episodes)
 
 
 def student_of(config: ConfigDict, workdir: Path) -> policy.Policy | SampledPolicy:
@@ -200,14 +217,15 @@ def summary(report: dict) -> str:
     def of_student(name, value):
         return (name, *["–"] * (len(columns) - 1), value)
 
+    in_simulator = "success" in s
     rows = [
         row("success", lambda v: f"{v['success']:.3f} [{v['success_low']:.3f}, "
                                  f"{v['success_high']:.3f}]"),
         row("entropy", lambda v: f"{v['entropy']:.3f}"),
         row("modes found", lambda v: f"{v['modes_found']} of {len(v['mode_histogram'])}"),
-        row("collisions", lambda v: f"{v['collision']:.3f}"),
-        row("time-outs", lambda v: f"{v['time_out']:.3f}"),
-        row("left the corridor", lambda v: f"{v['left_corridor']:.3f}"),
+    ] if in_simulator else []
+    rows += [
+        *(row(name, lambda v, key=key: f"{v[key]:.3f}") for name, key in RATES if key in s),
         row("network calls per action", lambda v: str(v["network_calls"])),
         row("latency p50 / p99 (ms)", lambda v: f"{v['latency_ms']['p50']:.2f} / "
                                                 f"{v['latency_ms']['p99']:.2f}"),
@@ -224,11 +242,13 @@ def summary(report: dict) -> str:
     if "hdr_coverage" in s:
         rows += [of_student(f"teacher's samples in the {float(p):.0%} region", f"{v:.3f}")
                  for p, v in s["hdr_coverage"].items() if p in ("0.5", "0.95")]
-    rows += [(f"success, entropy: {name}", *[""] * (len(columns) - 1),
+    rows += [] if not in_simulator else [
+             (f"success, entropy: {name}", *[""] * (len(columns) - 1),
               f"{v['success']:.3f}, {v['entropy']:.3f}")
              for name, v in ((w.replace("_", " "), v) for w, v in other.items())]
     about = report["teacher"]
-    notes = [f"{s['episodes']} episodes each; 95 % Wilson intervals",
+    episodes = [f"{s['episodes']} episodes each; 95 % Wilson intervals"] if in_simulator else []
+    notes = [*episodes,
              f"simulator       {about['simulator']}",
              f"demonstrations  {about['demonstrations']['demonstrations']}"]
     head = (f"{report['task']}, seed {report['seed']}", *names)

@@ -54,6 +54,16 @@ def spec(config: ConfigDict) -> TaskSpec:
     return TASKS[config.task.name].spec(config.task)
 
 
+def with_sizes(config: ConfigDict) -> ConfigDict:
+    """A copy that holds the sizes that only the file of a recorded task said: what is kept with
+    a checkpoint is then understood where the file is not."""
+    config = ConfigDict(config.to_dict())
+    if config.task.name == "recorded":
+        sizes = spec(config)
+        config.task.update(observation_dim=sizes.observation_dim, action_dim=sizes.action_dim)
+    return config
+
+
 def is_analytic(config: ConfigDict) -> bool:
     return hasattr(TASKS[config.task.name], "density")
 
@@ -191,6 +201,12 @@ def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) 
                 f"the teacher in {directory} was trained with config.task.{key} = {theirs!r}, but "
                 f"it is {ours!r} here; use the same, or another teacher"
             )
+    theirs, ours = spec(settings), spec(config)
+    for what in ("observation", "action"):
+        a, b = (getattr(sizes, f"{what}_dim") for sizes in (theirs, ours))
+        if a != b:
+            raise CheckpointError(f"the {what}s of the teacher in {directory} have {a} numbers, "
+                                  f"those of this run {b}; use other data, or another teacher")
 
 
 def example(config: ConfigDict) -> Batch:

@@ -73,8 +73,8 @@ def announce(config: ConfigDict, workdir: Path, mesh) -> str:
     devices, processes = mesh.devices.flatten(), jax.process_count()
     split, parts = mesh.devices.shape
     lines = {
-        "task": f"{spec.name}: observation {spec.observation_dim}, action {spec.action_dim}, "
-                f"{spec.num_modes} modes",
+        "task": f"{spec.name}: observation {spec.observation_dim}, action {spec.action_dim}"
+                + (f", {spec.num_modes} modes" if spec.num_modes else ""),
         "devices": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform})"
                    + (f" in {processes} processes" if processes > 1 else "")
                    + (f"; batch in {split} parts, experts in {parts}" if len(devices) > 1 else ""),
@@ -130,6 +130,7 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dic
 
 def _run(config: ConfigDict, workdir: Path, overwrite: bool) -> dict | None:
     mesh = sharding.make_mesh(config)
+    config = problem.with_sizes(config)
     # reads the data: what is wrong with them leaves no trace
     block = announce(config, workdir, mesh)
 

@@ -34,7 +34,7 @@ METHODS = {
     "imc": {**SCRATCH, "from_scratch.method": "imc"},
     "bc_gmm": {**SCRATCH, "from_scratch.method": "bc_gmm"},
     "cd": {**SMALL, "consistency.method": "cd"},
-    "ctm": {**SMALL, "consistency.method": "ctm"},
+    "ctm": {**SMALL, "consistency.method": "ctm", "consistency.teacher_steps": 3},
 }
 KEPT = ("kl_teacher_student", "kl_student_teacher", "modes_found", "modes_total", "std_ratio",
         "sliced_wasserstein", "mmd")

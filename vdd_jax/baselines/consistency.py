@@ -108,16 +108,16 @@ class Drawn(NamedTuple):
 
 
 def draw(config: ConfigDict, batch: Batch, key: jax.Array) -> Drawn:
-    """Jumps of a batch. CD: to the end, the teacher going one step. CTM: half of them to the end,
-    half to anywhere before; the teacher goes up to `config.teacher_steps`."""
+    """Jumps of a batch. CD: to the end. CTM: half of them to the end, half to anywhere before. The
+    teacher goes up to `config.teacher_steps`, and the network the rest of the way."""
     n, size = config.num_scales, batch.action.shape[:1]
     keys = jax.random.split(key, 5)
     eps = jax.random.normal(keys[0], batch.action.shape)
     start = jax.random.randint(keys[1], size, 0, n)
-    if config.method == "cd":
-        return Drawn(batch, eps, start, jnp.full(size, n), jnp.ones(size, jnp.int32))
-    anywhere = jax.random.randint(keys[2], size, start + 1, n + 1)
-    end = jnp.where(jax.random.bernoulli(keys[3], shape=size), n, anywhere)
+    end = jnp.full(size, n)
+    if config.method == "ctm":
+        anywhere = jax.random.randint(keys[2], size, start + 1, n + 1)
+        end = jnp.where(jax.random.bernoulli(keys[3], shape=size), end, anywhere)
     most = jnp.minimum(config.teacher_steps, end - start)
     return Drawn(batch, eps, start, end, jax.random.randint(keys[4], size, 1, most + 1))
 
@@ -127,7 +127,6 @@ def make_losses(config: ConfigDict, net: Network, settings: ConfigDict, teacher:
 
     `config` is `config.consistency`, `settings` the teacher's own `config.teacher`.
     """
-    steps = config.teacher_steps if config.method == "ctm" else 1
     denoise = in_ve_space(teacher, settings)
 
     def jumps(params, drawn: Drawn, key, target):
@@ -137,7 +136,7 @@ def make_losses(config: ConfigDict, net: Network, settings: ConfigDict, teacher:
         r, s, u = (net.grid[i] for i in (drawn.start, drawn.end, drawn.start + drawn.num))
         y = drawn.batch.action + r[..., None] * drawn.eps
         walked = jump_lib.walk(lambda y, r: denoise(y, observation, r), y, net.grid,
-                                  drawn.start, drawn.num, steps)
+                                  drawn.start, drawn.num, config.teacher_steps)
         found = net.go(params, y, observation, r, s, True, key)
         wanted = net.go(target, walked, observation, u, s)
         if config.method == "ctm":

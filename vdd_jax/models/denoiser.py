@@ -5,14 +5,18 @@ the noised action. A distillation step asks many actions at one context: the fir
 computed once.
 """
 
+import math
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike as DType
 
+from vdd_jax.core import schedules
 from vdd_jax.models import features
 from vdd_jax.models.backbones import ACTIVATIONS
-from vdd_jax.models.transformer import NONE, StateTokens, Transformer
+from vdd_jax.models.transformer import NONE, StateTokens, Transformer, gelu
 from vdd_jax.types import Batch, Context, Observation
 
 _NORMAL = nn.initializers.normal(0.02)
@@ -73,7 +77,8 @@ class TransformerDenoiser(nn.Module):
 
     With `window='last'` the newest action is the only action token; with `window='all'`, as
     published, the past actions of the window are tokens too, noised at the same level. A state and
-    its action share a position embedding; σ enters as log(r)/4 through a linear layer.
+    its action share a position embedding; σ enters as log(r)/4 through a linear layer, or, where
+    `step_of` finds the step of a chain from r, through sines of the step and an MLP (as DDPM).
     """
 
     action_dim: int
@@ -86,23 +91,35 @@ class TransformerDenoiser(nn.Module):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     dtype: DType = jnp.float32
+    gelu: str = "tanh"
+    positions: str = "last"  # see StateTokens
+    head_width: int = 0  # of the hidden layer behind the transformer; 0: none
+    activation: str = "silu"  # of that layer
+    step_of: Callable | None = None  # r → step
 
     def setup(self):
-        self.states = StateTokens(self.width, self.history, self.fourier, dtype=self.dtype)
+        self.states = StateTokens(self.width, self.history, self.fourier, dtype=self.dtype,
+                                  places=self.positions)
         self.actions = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
         self.level = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
+        self.level_hidden = nn.Dense(2 * self.width, kernel_init=_NORMAL, dtype=self.dtype)
         self.end = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros,
                             dtype=self.dtype)
         self.transformer = Transformer(
-            self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype
-        )
+            self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype,
+            self.gelu)
+        self.hidden = nn.Dense(self.head_width, kernel_init=_NORMAL, dtype=self.dtype)
         self.last = nn.Dense(self.action_dim, kernel_init=_NORMAL, dtype=self.dtype)
 
     def _opening(self, noise, context: Context, end=None):
         """Tokens [σ, goal…] `[..., 1 + G, D]` and of the states `[..., T, D]`, and the position
-        embeddings of the window's steps `[T, D]`."""
+        embeddings of the window's steps `[..., T, D]`."""
         goals, states, positions = self.states(context)
-        level = self.level(noise[..., None])
+        if self.step_of is None:
+            level = self.level(noise[..., None])
+        else:
+            steps = _sinusoidal(self.step_of(jnp.exp(4.0 * noise)), self.width)
+            level = self.level(jax.nn.mish(self.level_hidden(steps)))
         if end is not None:
             level = level + self.end(end[..., None])
         level = jnp.broadcast_to(level[..., None, :], (*states.shape[:-2], 1, self.width))
@@ -114,7 +131,7 @@ class TransformerDenoiser(nn.Module):
         opening, states, positions = self._opening(noise, context, end)
         valid = jnp.broadcast_to(context.valid, states.shape[:-1])
         if self.window == "all":
-            actions = self.actions(past) + positions[:-1]
+            actions = self.actions(past) + positions[..., :-1, :]
             states = jnp.concatenate(
                 [_in_turn(states[..., :-1, :], actions), states[..., -1:, :]], axis=-2)
             valid = jnp.concatenate(
@@ -127,6 +144,14 @@ class TransformerDenoiser(nn.Module):
         tokens = jnp.concatenate([prefix, newest[..., None, :]], axis=-2)
         valid = jnp.concatenate([valid, jnp.ones_like(valid[..., :1])], axis=-1)
         out, _ = self.transformer(tokens, valid, ask, train)
+        return self._answer(out)
+
+    def _answer(self, out):
+        """F `[..., A]` of what the transformer says, `[..., D]`."""
+        if self.head_width:
+            out = self.hidden(out)
+            out = gelu(out, self.gelu) if self.activation == "gelu" else (
+                ACTIVATIONS[self.activation](out))
         return self.last(out).astype(jnp.float32)
 
     def _alone(self, prefix, valid, seen, tokens):
@@ -135,7 +160,7 @@ class TransformerDenoiser(nn.Module):
         _, caches = self.transformer(prefix, valid, NONE)
         out = self.transformer.behind(caches, seen[..., None, :], tokens[..., None, :],
                                       jnp.ones((1, 1), bool))
-        return self.last(out[..., 0, :]).astype(jnp.float32)
+        return self._answer(out[..., 0, :])
 
     def __call__(self, x, noise, context: Context, train: bool = False, past=None, end=None):
         """F `[..., A]` for the newest action x `[..., A]`.
@@ -147,10 +172,10 @@ class TransformerDenoiser(nn.Module):
         """
         prefix, valid, positions = self._before(noise, context, past, end)
         if train:  # one pass: the batch axes are those of the context
-            newest = self.actions(x) + positions[-1]
+            newest = self.actions(x) + positions[..., -1, :]
             return self._whole(prefix, valid, newest, slice(-1, None), True)[..., 0, :]
         samples, back = _behind_batch(x, context, 1)
-        tokens = self.actions(samples) + positions[-1]
+        tokens = self.actions(samples) + positions[..., None, -1, :]
         return back(self._alone(prefix, valid, valid[..., None, :], tokens))
 
     def each_action(self, x, noise, context: Context, past):
@@ -162,7 +187,7 @@ class TransformerDenoiser(nn.Module):
         """
         prefix, valid, positions = self._before(noise, context, past)
         samples, back = _behind_batch(x, context, 2)  # `[B, V, T, A]`
-        tokens = self.actions(samples) + positions
+        tokens = self.actions(samples) + positions[..., None, :, :]
         # the prefix ends with s₁, a₁, …, s_T; the action of step i sees it up to s_i
         size, window = prefix.shape[-2], x.shape[-2]
         end = size - 1 - 2 * jnp.arange(window)[::-1]
@@ -177,7 +202,7 @@ class TransformerDenoiser(nn.Module):
         those of the context (samples) are allowed."""
         if x.ndim == context.observations.ndim:
             prefix, valid, positions = self._before(noise, context, x[..., :-1, :])
-            newest = self.actions(x[..., -1, :]) + positions[-1]
+            newest = self.actions(x[..., -1, :]) + positions[..., -1, :]
             first = 2 + context.goal.shape[-2]  # [σ, goal…, s₁, a₁, …]
             return self._whole(prefix, valid, newest, slice(first, None, 2), train)
         # every sample has its own past; what it shares with the others ends with s₁
@@ -187,14 +212,22 @@ class TransformerDenoiser(nn.Module):
             [jnp.ones(opening.shape[:-1], bool), context.valid[..., :1]], axis=-1)
         _, caches = self.transformer(
             jnp.concatenate([opening, states[..., :1, :]], axis=-2), seen, NONE)
-        actions = self.actions(samples) + positions
+        actions = self.actions(samples) + positions[..., None, :, :]
         states = jnp.broadcast_to(states[..., None, 1:, :], actions[..., 1:, :].shape)
         tokens = jnp.concatenate(
             [actions[..., :1, :], _in_turn(states, actions[..., 1:, :])], axis=-2)
         valid = jnp.repeat(context.valid, 2, axis=-1)[..., 1:]
         out = self.transformer.behind(
             caches, seen[..., None, None, :], tokens, valid[..., None, :], slice(0, None, 2))
-        return back(self.last(out).astype(jnp.float32))
+        return back(self._answer(out))
+
+
+def _sinusoidal(x, width: int):
+    """sin and cos of x `[...]` times numbers from 1 down to 1e-4, `[..., width]`, as positions
+    are embedded by Vaswani et al. 2017."""
+    half = width // 2
+    angles = x[..., None] * jnp.exp(-math.log(1e4) / max(half - 1, 1) * jnp.arange(half))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def _in_turn(states, actions):
@@ -220,12 +253,17 @@ def build(config, action_dim: int, dtype: DType = jnp.float32) -> nn.Module:
     float32."""
     shared = dict(action_dim=action_dim, width=config.width, depth=config.depth,
                   history=config.history, fourier=config.fourier, dropout=config.dropout,
-                  dtype=dtype)
+                  activation=config.activation, dtype=dtype)
     if config.backbone == "mlp":
-        return MLPDenoiser(encoder_depth=config.encoder_depth, activation=config.activation,
-                           **shared)
-    return TransformerDenoiser(heads=config.heads, window=config.window,
-                               attention_dropout=config.attention_dropout, **shared)
+        return MLPDenoiser(encoder_depth=config.encoder_depth, **shared)
+    step_of = None
+    if config.noise_embedding == "sinusoidal":
+        betas = {"ddpm_cosine": schedules.cosine_betas, "ddpm_linear": schedules.linear_betas}
+        step_of = schedules.vp_discrete(betas[config.schedule](config.num_train_steps)).time
+    return TransformerDenoiser(
+        heads=config.heads, window=config.window, attention_dropout=config.attention_dropout,
+        gelu=config.gelu, positions=config.positions, head_width=config.head_width,
+        step_of=step_of, **shared)
 
 
 def encoder_as_trunk(params: dict) -> dict:

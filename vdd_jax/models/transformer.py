@@ -21,12 +21,18 @@ _ALL = slice(None)
 NONE = slice(0, 0)  # of a prefix, only the caches are wanted
 
 
+def gelu(x, kind: str):
+    """By the error function (`erf`, PyTorch's default), or `tanh`, an approximation of it."""
+    return nn.gelu(x, approximate=kind == "tanh")
+
+
 class Block(nn.Module):
     width: int
     heads: int
     attention_dropout: float = 0.0
     dropout: float = 0.0
     dtype: DType = jnp.float32
+    gelu: str = "tanh"
 
     @nn.compact
     def __call__(self, x, own, cache=None, seen=None, ask: slice = _ALL, train: bool = False):
@@ -68,7 +74,7 @@ class Block(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x = x + drop(dense(self.width, "project")(out.reshape(*out.shape[:-2], self.width)))
         h = nn.LayerNorm(name="norm_2", dtype=self.dtype)(x)
-        h = dense(self.width, "down")(nn.gelu(dense(4 * self.width, "up")(h)))
+        h = dense(self.width, "down")(gelu(dense(4 * self.width, "up")(h), self.gelu))
         return x + nn.Dropout(self.dropout, deterministic=not train)(h), (k, v)
 
 
@@ -81,10 +87,12 @@ class Transformer(nn.Module):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     dtype: DType = jnp.float32
+    gelu: str = "tanh"
 
     def setup(self):
         self.block = [
-            Block(self.width, self.heads, self.attention_dropout, self.dropout, self.dtype)
+            Block(self.width, self.heads, self.attention_dropout, self.dropout, self.dtype,
+                  self.gelu)
             for _ in range(self.depth)]
         self.norm = nn.LayerNorm(dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
@@ -123,18 +131,23 @@ class Transformer(nn.Module):
 
 
 class StateTokens(nn.Module):
-    """[goal…, s₁, …, s_T] as tokens; one linear layer embeds goals and states (as BESO)."""
+    """[goal…, s₁, …, s_T] as tokens; one linear layer embeds goals and states (as BESO).
+
+    Where an episode has fewer observations than the window, the newest has the last place, or, with
+    `places='first'`, the first one that was made the first place, as in a window cut short.
+    """
 
     width: int
     history: str
     fourier: int
     max_window: int = 32
     dtype: DType = jnp.float32
+    places: str = "last"
 
     @nn.compact
     def __call__(self, context: Context):
         """Tokens of the goal `[..., G, D]` and of the observations `[..., T, D]`, with their
-        position embeddings; those of the observations `[T, D]` too, for the actions."""
+        position embeddings; those of the observations `[..., T, D]` too, for the actions."""
         embed = nn.Dense(self.width, kernel_init=_NORMAL, name="embed", dtype=self.dtype)
         positions = self.param("positions", _NORMAL, (self.max_window, self.width))
         positions = positions.astype(self.dtype)
@@ -142,14 +155,19 @@ class StateTokens(nn.Module):
         if window > self.max_window or goal.shape[-2] > self.max_window:
             raise ValueError(f"the transformer has places for {self.max_window} observations")
         states = embed(features.per_step(context, self.history, self.fourier))
-        states = states + positions[:window]
+        if self.places == "first":
+            places = jnp.cumsum(context.valid, axis=-1) - 1
+            positions = positions[jnp.maximum(places, 0)]
+        else:
+            positions = positions[:window]
+        states = states + positions
         if not goal.shape[-2]:
-            return states[..., :0, :], states, positions[:window]
+            return states[..., :0, :], states, positions
         still = Context(goal, jnp.zeros_like(goal), context.valid, goal, goal)
         goal_positions = self.param("goal_positions", _NORMAL, (self.max_window, self.width))
         goals = embed(features.per_step(still, self.history, self.fourier))
         goal_positions = goal_positions.astype(self.dtype)
-        return goals + goal_positions[: goal.shape[-2]], states, positions[:window]
+        return goals + goal_positions[: goal.shape[-2]], states, positions
 
 
 class ContextTransformer(nn.Module):

@@ -61,7 +61,7 @@ def read(directory: str | Path) -> list[Trajectory]:
 
 def read_file(file: str | Path) -> Trajectory:
     """One demonstration; see `read`."""
-    record = _load(Path(file))
+    record = read_pickle(Path(file))
     robot = _entry(record, "robot", file, "")
     desired, tcp = (_positions(robot, key, file) for key in ("des_c_pos", "c_pos"))
     if len(desired) != len(tcp):
@@ -78,7 +78,7 @@ def read_file(file: str | Path) -> Trajectory:
     return Trajectory(observations.astype(np.float32), actions.astype(np.float32))
 
 
-def _load(file: Path):
+def read_pickle(file: Path):
     content = file.read_bytes()
     try:
         return _ArraysOnly(io.BytesIO(content)).load()

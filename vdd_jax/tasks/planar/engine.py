@@ -1,0 +1,150 @@
+"""Closed loop of the planar tasks: all episodes together, one batched network call per step.
+
+This is a Python loop around MuJoCo: it cannot be put under `jax.jit` (`COMPILED` is False); the
+policy inside is compiled. Given the key, everything is deterministic, whatever the number of
+threads, and every policy meets the same starts.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vdd_jax.tasks.planar.physics import Starts, World
+from vdd_jax.tasks.planar.scene import Scene
+
+COMPILED = False
+
+
+class Rules(NamedTuple):
+    """A task: K boxes, J targets, observations of O numbers, commands of D."""
+
+    scene: Scene
+    limit: int  # control steps
+    observe: Callable[[World], np.ndarray]  # `[N, O]`
+    inside: Callable[[World], np.ndarray]  # `[N, K, J]` bool, which box is in which target now
+    solved: Callable[[World, np.ndarray], np.ndarray]  # of world and `inside`, `[N]` bool
+    # Of world, `events` and the last `inside`: `[N]` int, −1 where the behaviour is of no mode.
+    mode: Callable[[World, np.ndarray, np.ndarray], np.ndarray]
+    # D3IL pairs each new command with the state at the moment when it is given, before the
+    # physics it causes; block push shows the state after it.
+    sees_before_physics: bool
+
+
+class Episodes(NamedTuple):
+    """N finished episodes of at most L control steps, NumPy arrays."""
+
+    success: np.ndarray  # `[N]` bool
+    timed_out: np.ndarray  # `[N]` bool, exactly one of the two holds
+    steps: np.ndarray  # `[N]` int, actions executed
+    mode: np.ndarray  # `[N]` int; −1 for none
+    context: np.ndarray  # `[N]` int, episodes of the same number began alike
+    events: np.ndarray  # `[N, K, J]` int, step after which box k first was in target j; −1 never
+    targets: np.ndarray  # `[N, J, 3]` x, y in metres, yaw in radians
+    final_boxes: np.ndarray  # `[N, K, 3]` the same, at the end
+    observations: np.ndarray  # `[N, L, O]`, before each action; repeats the last one after the end
+    actions: np.ndarray  # `[N, L, D]` as executed; 0 after the end
+    mask: np.ndarray  # `[N, L]` bool, whether the action was executed
+
+
+def play(rules: Rules, world: World, starts: Starts, act, limit: int) -> Episodes:
+    """Runs episodes to their ends.
+
+    Args:
+      act: `(t, observations [N, O], running [N]) -> actions [N, D]`, called once per step.
+      limit: control steps.
+    """
+    n, d = world.desired.shape
+    seen = rules.observe(world)
+    observations = np.zeros((n, limit, seen.shape[1]), np.float32)
+    actions = np.zeros((n, limit, d), np.float32)
+    mask = np.zeros((n, limit), bool)
+    inside = rules.inside(world)
+    events = np.full(inside.shape, -1)
+    success = np.zeros(n, bool)
+    for t in range(limit):
+        running = ~success
+        if not running.any():
+            break
+        action = np.where(running[:, None], act(t, seen, running), 0.0).astype(np.float32)
+        observations[:, t], actions[:, t], mask[:, t] = seen, action, running
+        command = world.command(action, running)
+        before = rules.observe(world) if rules.sees_before_physics else None
+        world.advance(command, running)
+        after = rules.observe(world) if before is None else before
+        seen = np.where(running[:, None], after, seen)
+        inside = np.where(running[:, None, None], rules.inside(world), inside)
+        events[(events < 0) & inside] = t + 1
+        success |= running & rules.solved(world, inside)
+    steps = mask.sum(1)
+    for i in np.flatnonzero(steps < limit):
+        observations[i, steps[i]:] = seen[i]
+    final = np.concatenate([world.positions[..., :2], world.yaw[..., None]], -1)
+    return Episodes(success, ~success, steps, rules.mode(world, events, inside),
+                    np.asarray(starts.context), events, world.targets, final, observations,
+                    actions, mask)
+
+
+def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1,
+            execute_steps: int = 1, limit: int | None = None, threads: int | None = None
+            ) -> Episodes:
+    """Episodes of a policy.
+
+    Args:
+      actor: pure function of the last T = `window` raw observations `[N, T, O]`, oldest first,
+        which of them exist `[N, T]`, and a key; returns the next action `[N, D]` or a chunk
+        `[N, H, D]` of which the first `execute_steps` are executed open loop.
+      key: of the policy.
+      limit: control steps; None: the task's.
+      threads: None: one per core.
+
+    Raises:
+      ValueError: the policy returns the wrong shape, or fewer actions than `execute_steps`.
+    """
+    n, d = np.shape(starts.tcp)
+
+    @jax.jit
+    def ask(history, valid, t):
+        actions = actor(history, valid, jax.random.fold_in(key, t))
+        return as_chunk(actions, n, d, execute_steps)
+
+    with World(rules.scene, starts, threads) as world:
+        first = rules.observe(world).astype(np.float32)
+        history = np.repeat(first[:, None], window, 1)
+        valid = np.zeros((n, window), bool)
+        chunk = None
+
+        def act(t, seen, running):
+            nonlocal history, valid, chunk
+            if t:
+                history = np.concatenate([history[:, 1:], seen[:, None].astype(np.float32)], 1)
+            valid = np.concatenate([valid[:, 1:], np.ones((n, 1), bool)], 1)
+            if t % execute_steps == 0:
+                chunk = np.asarray(ask(history, valid, t // execute_steps), np.float32)
+            return chunk[:, t % execute_steps]
+
+        return play(rules, world, starts, act, limit or rules.limit)
+
+
+def as_chunk(actions, n: int, d: int, execute_steps: int):
+    """`[N, D]` or `[N, H, D]` → the actions to execute `[N, execute_steps, D]`."""
+    chunk = actions[:, None] if actions.ndim == 2 else actions
+    if chunk.ndim != 3 or chunk.shape[::2] != (n, d):
+        raise ValueError(f"the policy returned actions of shape {actions.shape}; expected "
+                         f"[{n}, {d}] or [{n}, H, {d}]")
+    if chunk.shape[1] < execute_steps:
+        raise ValueError(f"execute_steps is {execute_steps} but the policy returns "
+                         f"{chunk.shape[1]} action(s)")
+    return chunk[:, :execute_steps]
+
+
+def split(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of the starts and of the policy."""
+    start_key, policy_key = jax.random.split(key)
+    return start_key, policy_key
+
+
+def generator_of(key: jax.Array) -> np.random.Generator:
+    """NumPy's random numbers from a JAX key, for what is drawn outside JAX."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key), np.uint32))
