@@ -122,7 +122,7 @@ def test_without_observations_one_is_enough(finished, monkeypatch):
 
 def test_no_student_no_report(tmp_path):
     """Evaluation of a directory without a student is refused and writes nothing."""
-    with pytest.raises(CheckpointError, match="holds no distilled student"):
+    with pytest.raises(CheckpointError, match="holds no student"):
         evaluate.run(tiny(), tmp_path, {})
     assert not list(tmp_path.iterdir())
 

@@ -157,7 +157,7 @@ def test_overwrite_loses_nothing(tmp_path, capsys):
 
 def test_evaluation_without_a_student(tmp_path):
     """`stages = ('evaluate',)` in an empty workdir says what to run first."""
-    with pytest.raises(CheckpointError, match="holds no distilled student"):
+    with pytest.raises(CheckpointError, match="holds no student"):
         stages.run(tiny(stages=("evaluate",)), tmp_path)
     assert not (tmp_path / "report.json").exists()
 

@@ -319,8 +319,7 @@ KEYS: dict[str, Key] = {
         100, "em, imc: updates from one E-step, over all pairs, to the next", **_at_least(1),
     ),
     "from_scratch.pacing": Key(
-        2.0, "imc: η; the smaller, the fewer pairs an expert keeps. At 1 and below a covariance "
-        "shrinks without end", **_POSITIVE,
+        2.0, "imc: η; the smaller, the fewer pairs an expert keeps", **_POSITIVE,
     ),
     # ---- consistency models, a baseline
     "consistency.method": Key(

@@ -33,18 +33,31 @@ class State(NamedTuple):
     opt: optax.OptState
 
 
-# ---- E-steps: (log q(a|s,z), log q(z|s), log weights before, all `[N, Z]`; η) → log weights
+# ---- E-steps: what is needed of each pair `[Z]`, then log weights `[N, Z]` from all of them
 
-def responsibilities(log_likelihood, log_gating, before, pacing):
+def joint(q: Mixture, action: jax.Array) -> jax.Array:
+    """log q(a, z|s)."""
+    return mixture.component_log_prob(q, action) + q.log_weights
+
+
+def responsibilities(log_joint, before, pacing):
     """log q(z|a,s), normalised over experts."""
-    return jax.nn.log_softmax(log_likelihood + log_gating, axis=-1)
+    return jax.nn.log_softmax(log_joint, axis=-1)
 
 
-def curricula(log_likelihood, log_gating, before, pacing):
-    """log p(i|z), normalised over the pairs i for each expert: p(i|z) ∝ q(a_i|s_i,z)^(1/η) p̃(z|i)
+def fit(q: Mixture, action: jax.Array) -> jax.Array:
+    """log N(a; μ_z, I) but for a constant, in scaled actions.
+
+    Of unit covariance, as in IMC's own release. With the covariance that an expert has learned, a
+    narrow curriculum makes it narrow, and that the curriculum narrower: in Avoiding an expert is
+    left with a few easy pairs (experiments/results/rivals.md)."""
+    return -0.5 * jnp.sum(jnp.square(action[..., None, :] - q.means), axis=-1)
+
+
+def curricula(log_fit, before, pacing):
+    """log p(i|z), normalised over the pairs i for each expert: p(i|z) ∝ N(a_i; μ_z, I)^(1/η) p̃(z|i)
     with p̃(z|i) = p(i|z) / Σ_z′ p(i|z′) of the curricula before (Blessing et al. 2023, NeurIPS)."""
-    return jax.nn.log_softmax(
-        log_likelihood / pacing + jax.nn.log_softmax(before, axis=-1), axis=0)
+    return jax.nn.log_softmax(log_fit / pacing + jax.nn.log_softmax(before, axis=-1), axis=0)
 
 
 # ---- M-steps: (the student at B pairs, their actions, their log weights `[B, Z]`, N) → loss
@@ -68,7 +81,8 @@ def bc_gmm(q: Mixture, action: jax.Array, log_weights: jax.Array, num: int) -> j
     return -jnp.mean(mixture.log_prob(q, action))
 
 
-METHODS = {"em": (responsibilities, em), "imc": (curricula, imc), "bc_gmm": (None, bc_gmm)}
+METHODS = {"em": (joint, responsibilities, em), "imc": (fit, curricula, imc),
+           "bc_gmm": (None, None, bc_gmm)}
 
 
 # ---- training
@@ -90,15 +104,13 @@ def init(config: ConfigDict, model, key: jax.Array, observation: Observation, nu
 
 def make_e_step(config: ConfigDict, model):
     """`e_step(params, log weights before, data) → log weights`, each `[N, Z]`."""
-    renew, _ = METHODS[config.method]
+    of_pair, renew, _ = METHODS[config.method]
 
     def e_step(params, before, data: Batch):
-        def of_pair(pair: Batch):
-            q = model.apply({"params": params}, pair.observation)
-            return mixture.component_log_prob(q, pair.action), q.log_weights
-
-        found = jax.lax.map(of_pair, first(data, len(before)), batch_size=CHUNK)
-        return renew(*found, before, config.pacing)
+        found = jax.lax.map(
+            lambda pair: of_pair(model.apply({"params": params}, pair.observation), pair.action),
+            first(data, len(before)), batch_size=CHUNK)
+        return renew(found, before, config.pacing)
 
     return e_step
 
@@ -108,7 +120,7 @@ def make_step(config: ConfigDict, model, draw_batch=batch_at, parts: int = 1):
 
     `config` is `config.from_scratch`; for `draw_batch` and `parts` see `distill.make_step`.
     """
-    opt, (renew, m_step) = optimiser(config), METHODS[config.method]
+    opt, (_, renew, m_step) = optimiser(config), METHODS[config.method]
     e_step = make_e_step(config, model)
 
     def loss(params, pairs, key, num):
