@@ -119,7 +119,7 @@ def test_the_teachers_actions_belong_to_the_states_they_stand_beside():
     """K actions for each state, also where the state was moved, by one shift for a window."""
     task, k = fake_task(), 3
     config = tiny(distill__teacher_actions=6 * k + 1, distill__state_jitter=0.1)
-    found = distill.teachers_actions(config, task, jax.random.key(1))
+    found = distill.teachers_actions(config.distill, task, jax.random.key(1))
     seen = found.observation.observations
     assert found.action.shape == (18, 2) and seen.shape[0] == 18
     np.testing.assert_allclose(found.action[:, 0], seen[:, -1, 0], atol=1e-5)

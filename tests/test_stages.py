@@ -35,7 +35,7 @@ def test_the_report_has_the_fields_that_others_rely_on(ran):
     assert stored == json.loads(json.dumps(report))
     assert set(stored) == {"format", "task", "seed", "config", "versions", "wall_seconds",
                            "teacher", "student"}
-    assert (stored["format"], stored["task"], stored["seed"]) == (1, "toy", 0)
+    assert (stored["format"], stored["task"], stored["seed"]) == (2, "toy", 0)
     assert config_lib.from_json(stored["config"]) == config_lib.from_json(
         config_lib.to_json(tiny()))
     assert stored["versions"] == config_lib.versions()
