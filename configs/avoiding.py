@@ -39,7 +39,8 @@ def get_config(variant: str = ""):
     # what the rivals of the student are given: the same actions of the teacher, or demonstrations
     config.consistency.update(num_iterations=8_000, batch_size=256, teacher_steps=3,
                               actions="teacher", teacher_actions=225_000, state_jitter=0.03)
-    config.from_scratch.update(num_iterations=15_000, batch_size=512, learning_rate=1e-3)
+    config.from_scratch.update(num_iterations=15_000, batch_size=512, learning_rate=1e-3,
+                               pacing=0.1)
     config.policy.min_weight = 0.01  # rarer experts are the ones that end at a cylinder
     config.distill.noise.update(high=2.0, low=0.05, anneal_broad=0.2)
     if variant == "recorded":
