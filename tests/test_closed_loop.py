@@ -1,5 +1,7 @@
 """Policies as a simulator asks for them: units, windows, goals, chunks."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,3 +123,23 @@ def test_chunks_are_executed_open_loop():
     np.testing.assert_allclose(episodes.actions[:, :9], np.stack([expected] * 2), rtol=1e-5)
     moved = np.diff(np.asarray(episodes.observations)[:, :10, :2], axis=1)
     np.testing.assert_allclose(moved, np.stack([expected] * 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("file", ["", "contexts.pkl"])
+def test_a_simulator_that_is_not_jaxs_is_run_as_it_is(monkeypatch, file):
+    """Outside jit, with the window and, where a file is given, its contexts."""
+    given = {}
+
+    def rollout(actor, key, num_episodes, **options):
+        assert not isinstance(key, jax.core.Tracer)
+        given.update(options, episodes=num_episodes)
+        return "ran"
+
+    task = SimpleNamespace(COMPILED=False, rollout=rollout, read_contexts=lambda f: f"of {f}")
+    monkeypatch.setitem(closed_loop.TASKS, "pushing", task)
+    config = config_lib.default()
+    config.task.update(name="pushing", window=3, contexts=file)
+    ran, seconds = closed_loop.run(config, None, jax.random.key(0), 7)
+    assert ran == "ran" and seconds >= 0
+    contexts = {"contexts": f"of {file}"} if file else {}
+    assert given == {"window": 3, "execute_steps": 1, "episodes": 7, **contexts}

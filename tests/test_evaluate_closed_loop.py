@@ -220,3 +220,12 @@ def test_data_without_a_simulator_are_judged_without_episodes(tmp_path, monkeypa
     assert "without episodes" in report["teacher"]["simulator"]
     text = evaluate.summary(report)
     assert "success" not in text and "MMD² to teacher" in text and text in capsys.readouterr().out
+
+
+def test_goals_reach_the_score_of_a_task_that_asks_for_them():
+    """And no other: a task's `score` says so by its arguments."""
+    with_goals = SimpleNamespace(score=lambda episodes, goals=None: (episodes, goals))
+    without = SimpleNamespace(score=lambda episodes: (episodes,))
+    assert closed.scored(with_goals, "ran", "goals") == ("ran", "goals")
+    assert closed.scored(with_goals, "ran", None) == ("ran", None)
+    assert closed.scored(without, "ran", "goals") == ("ran",)

@@ -135,8 +135,8 @@ def make_losses(config: ConfigDict, net: Network, settings: ConfigDict, teacher:
         observation = drawn.batch.observation
         r, s, u = (net.grid[i] for i in (drawn.start, drawn.end, drawn.start + drawn.num))
         y = drawn.batch.action + r[..., None] * drawn.eps
-        walked = jump_lib.walk(lambda y, r: denoise(y, observation, r), y, net.grid,
-                                  drawn.start, drawn.num, config.teacher_steps)
+        walked = jump_lib.walk(lambda y, r: denoise(y, observation, r), y, net.grid, drawn.start,
+                               drawn.num, config.teacher_steps)
         found = net.go(params, y, observation, r, s, True, key)
         wanted = net.go(target, walked, observation, u, s)
         if config.method == "ctm":
@@ -233,8 +233,7 @@ def sampler(config: ConfigDict, net: Network):
         def go(y, r, s):
             return net.go(params, y, observation, *(jnp.broadcast_to(v, batch) for v in (r, s)))
 
-        return jump_lib.sample(
-            go, key, shape, samplers.ratios(net.schedule, num_steps), gamma)
+        return jump_lib.sample(go, key, shape, samplers.ratios(net.schedule, num_steps), gamma)
 
     return draw
 

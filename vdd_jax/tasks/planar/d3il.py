@@ -41,6 +41,16 @@ def observe_flat(world: World) -> np.ndarray:
     return np.concatenate([world.desired, world.tcp, boxes.reshape(len(boxes), -1)], -1)
 
 
+def draw_poses(rng: np.random.Generator, num: int, areas) -> np.ndarray:
+    """Contexts of K poses, each within its area and turned by up to ±90°, `[C, K, 3]` x, y, yaw.
+
+    `areas` `[K, 2, 2]`: the corners of each, metres.
+    """
+    low, high = np.moveaxis(np.array(areas), 1, 0)
+    return np.concatenate([rng.uniform(low, high, (num, *low.shape)),
+                           rng.uniform(-np.pi / 2, np.pi / 2, (num, len(low), 1))], -1)
+
+
 def past_actions(observations):
     """What was done between the observations of a window of a flat task, `[..., T - 1, 2]`."""
     return observations[..., 1:, :2] - observations[..., :-1, :2]

@@ -43,9 +43,7 @@ def spec(task) -> TaskSpec:
 
 def draw_contexts(rng: np.random.Generator, num: int) -> np.ndarray:
     """Contexts drawn as in the benchmark, `[C, 2, 3]` x, y, yaw."""
-    low, high = np.moveaxis(np.array(AREAS), 1, 0)
-    return np.concatenate([rng.uniform(low, high, (num, 2, 2)),
-                           rng.uniform(-np.pi / 2, np.pi / 2, (num, 2, 1))], -1)
+    return d3il.draw_poses(rng, num, AREAS)
 
 
 def begin(contexts: np.ndarray, num_episodes: int) -> Starts:
