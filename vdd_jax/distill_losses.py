@@ -77,19 +77,22 @@ def make_losses(config: ConfigDict, model, teacher):
         """Σ_z U_z."""
         batch, level = drawn.batch, drawn.level
         old = objectives.e_step(q, level, diffused)
+        # of all experts at once: the very operations of the E-step, which the compiler shares
+        wide = mixture.diffuse(q, level.alpha, level.sigma) if diffused else q
         noise = jnp.moveaxis(drawn.sample_noise, 0, 2)
 
         def score(x, t):
             return teacher_score(x, batch.observation, t.reshape(len(batch.action)))
 
-        def bound(index, mean, scale_tril):
+        def bound(index, mean, scale_tril, wide_tril):
             return objectives.expert_bound(
-                index, mean, scale_tril, noise, old, score, level,
+                index, mean, scale_tril, noise, old, score, level, wide_tril=wide_tril,
                 bound=config.bound, entropy=config.entropy)
 
         axis = q.log_weights.ndim - 1  # of the experts
-        each = jax.vmap(bound, in_axes=(0, axis, axis), out_axes=axis)(
-            jnp.arange(q.log_weights.shape[axis]), q.means, q.scale_tril)  # `[B, Z]`
+        each = jax.vmap(bound, in_axes=(0, axis, axis, axis), out_axes=axis)(
+            jnp.arange(q.log_weights.shape[axis]), q.means, q.scale_tril,
+            wide.scale_tril)  # `[B, Z]`
         weight = drawn.weight
         if config.weighting == "denoiser":
             weight = weight * jnp.square(level.sigma / level.alpha)

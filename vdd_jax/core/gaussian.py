@@ -113,9 +113,52 @@ def diffuse_tril(mean: jax.Array, scale_tril: jax.Array, alpha, sigma) -> jax.Ar
     stacked = jnp.concatenate(
         [jnp.broadcast_to(upper, (*batch, a, a)), jnp.broadcast_to(noise, (*batch, a, a))], axis=-2
     )
-    r = _triangularise(stacked) if a <= _UNROLL else jnp.linalg.qr(stacked, mode="r")
-    sign = jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))
-    return jnp.swapaxes(r * sign[..., :, None], -1, -2)
+    return jnp.swapaxes(_upper(stacked), -1, -2)
+
+
+@jax.custom_vjp
+def _upper(matrix: jax.Array) -> jax.Array:
+    """R `[..., A, A]` of the QR decomposition of `[..., M, A]`, with a positive diagonal.
+
+    Its derivative is written down, since R of RᵀR = MᵀM =: S is the factor of a Cholesky
+    decomposition (Murray 2016, equations 9 and 10): with P = R̄Rᵀ, of which the upper triangle
+    counts with half its diagonal, S̄ = R⁻¹ sym(P) R⁻ᵀ and M̄ = 2 M S̄. That of the elimination
+    would be many times as many operations.
+    """
+    a = matrix.shape[-1]
+    r = _triangularise(matrix) if a <= _UNROLL else jnp.linalg.qr(matrix, mode="r")
+    return r * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., :, None]
+
+
+def _upper_forward(matrix):
+    r = _upper(matrix)
+    return r, (matrix, r)
+
+
+def _upper_backward(kept, cotangent):
+    matrix, r = kept
+    product = jnp.einsum("...ij,...kj->...ik", jnp.triu(cotangent), r)
+    upper = jnp.triu(product) - 0.5 * product * jnp.eye(r.shape[-1])
+    half = _solve_upper(r, 0.5 * (upper + jnp.swapaxes(upper, -1, -2)))
+    of_gram = _solve_upper(r, jnp.swapaxes(half, -1, -2))
+    return (2.0 * jnp.einsum("...mi,...ij->...mj", matrix, of_gram),)
+
+
+_upper.defvjp(_upper_forward, _upper_backward)
+
+
+def _solve_upper(r: jax.Array, right: jax.Array) -> jax.Array:
+    """R⁻¹ B for upper triangular R and B, each `[..., A, A]`."""
+    a = r.shape[-1]
+    if a > _UNROLL:
+        return jax.scipy.linalg.solve_triangular(r, right, lower=False)
+    solved = [None] * a
+    for i in reversed(range(a)):
+        rest = right[..., i, :]
+        for j in range(i + 1, a):
+            rest = rest - r[..., i, j, None] * solved[j]
+        solved[i] = rest / r[..., i, i, None]
+    return jnp.stack(solved, axis=-2)
 
 
 def _triangularise(matrix: jax.Array) -> jax.Array:
@@ -128,10 +171,7 @@ def _triangularise(matrix: jax.Array) -> jax.Array:
     columns = [matrix[..., i] for i in range(a)]
     rows = []
     for i in range(a):
-        # scaled before squaring, so that neither 1e-3 nor 1e3 meets the end of float32
-        scale = jnp.max(jnp.abs(jax.lax.stop_gradient(columns[i])), axis=-1, keepdims=True)
-        scale = jnp.where(scale == 0, 1.0, scale)
-        norm = scale * jnp.sqrt(jnp.sum((columns[i] / scale) ** 2, axis=-1, keepdims=True))
+        norm = jnp.sqrt(jnp.sum(columns[i] ** 2, axis=-1, keepdims=True))
         unit = columns[i] / norm
         row = [jnp.zeros_like(norm[..., 0])] * i + [norm[..., 0]]
         for j in range(i + 1, a):

@@ -51,6 +51,7 @@ def expert_bound(
     score,
     level: Level,
     *,
+    wide_tril: jax.Array | None = None,
     bound: str = "diffused",
     entropy: str = "path",
 ) -> jax.Array:
@@ -81,6 +82,7 @@ def expert_bound(
       old: what `e_step` returns, Z experts.
       score: (x `[V, B, A]`, t `[B]`) → score of the teacher at x, `[V, B, A]`.
       level: the noise level of every state, `[B]`; broadcasts against the batch axes.
+      wide_tril: the factor of the diffused expert, where it is known already.
       bound, entropy: see above.
 
     Raises:
@@ -95,15 +97,13 @@ def expert_bound(
     query = alpha * x if bound == "scaled" else x
     minus_log_teacher = -jnp.sum(jax.lax.stop_gradient(score(query, level.t)) * query, axis=-1)
     minus_log_responsibility = -mixture.log_responsibilities(old, x)[..., index]
+    if bound == "diffused":
+        if wide_tril is None:
+            wide_tril = gaussian.diffuse_tril(mean, scale_tril, level.alpha, level.sigma)
+        mean, scale_tril = alpha * mean, wide_tril
     if entropy == "path":
-        held_mean, held_tril = jax.lax.stop_gradient((mean, scale_tril))
-        if bound == "diffused":
-            held_tril = gaussian.diffuse_tril(held_mean, held_tril, level.alpha, level.sigma)
-            held_mean = alpha * held_mean
-        minus_entropy = gaussian.log_prob(x, held_mean, held_tril)
+        minus_entropy = gaussian.log_prob(x, *jax.lax.stop_gradient((mean, scale_tril)))
     else:
-        if bound == "diffused":
-            scale_tril = gaussian.diffuse_tril(mean, scale_tril, level.alpha, level.sigma)
         minus_entropy = -gaussian.entropy(mean, scale_tril)
     return jnp.mean(minus_log_teacher + minus_log_responsibility + minus_entropy, axis=0)
 
