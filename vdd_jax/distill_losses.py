@@ -81,8 +81,16 @@ def make_losses(config: ConfigDict, model, teacher):
         wide = mixture.diffuse(q, level.alpha, level.sigma) if diffused else q
         noise = jnp.moveaxis(drawn.sample_noise, 0, 2)
 
+        @jax.custom_batching.custom_vmap
         def score(x, t):
             return teacher_score(x, batch.observation, t.reshape(len(batch.action)))
+
+        @score.def_vmap
+        def of_all_experts(_, batched, x, t):
+            # Their samples are more samples of the same states, `[Z, V, B, …]`: what the teacher
+            # sees of a state is encoded once.
+            assert batched == [True, False]
+            return score(x, t), True
 
         def bound(index, mean, scale_tril, wide_tril):
             return objectives.expert_bound(

@@ -1,4 +1,4 @@
-"""The causal transformer: caches, causality, masks, and the student's trunk."""
+"""The causal transformer: prefixes, causality, masks, and the student's trunk."""
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,16 @@ def behind(*args, **static):
         VARIABLES, *given, method=MODEL.behind, **static))(*args)
 
 
-@pytest.mark.parametrize("prefix", [1, 3])
-def test_sequences_behind_a_cached_prefix_equal_whole_ones(prefix):
+@pytest.mark.parametrize("prefix", [1, 3, 4])
+def test_sequences_behind_a_prefix_equal_whole_ones(prefix):
     """N of them `[B, N, S, D]`, each as if it were alone, with tokens that are not valid."""
     rest = RNG.normal(size=(B, 6, SIZE - prefix, WIDTH)).astype(np.float32)
     rest[:, 0] = TOKENS[:, prefix:]
-    _, caches = RUN(VARIABLES, TOKENS[:, :prefix], VALID[:, :prefix])
-    together = behind(caches, VALID[:, None, None, :prefix], rest, VALID[:, None, prefix:])
+    together = behind(TOKENS[:, :prefix], VALID[:, :prefix], VALID[:, None, None, :prefix], rest,
+                      VALID[:, None, prefix:])
     assert together.shape == (B, 6, SIZE - prefix, WIDTH)
     for n in (0, 5):
-        whole, _ = RUN(VARIABLES, np.concatenate([TOKENS[:, :prefix], rest[:, n]], axis=1), VALID)
+        whole = RUN(VARIABLES, np.concatenate([TOKENS[:, :prefix], rest[:, n]], axis=1), VALID)
         np.testing.assert_allclose(together[:, n], whole[:, prefix:], rtol=1e-5, atol=1e-5)
     assert np.abs(np.asarray(together[:, 0]) - together[:, 1]).min() > 0
 
@@ -41,48 +41,45 @@ def test_sequences_behind_a_cached_prefix_equal_whole_ones(prefix):
 def test_single_tokens_that_have_seen_different_parts_of_the_prefix():
     """Token n behind the first n + 1 tokens equals a sequence of them and it."""
     queries = RNG.normal(size=(B, SIZE, 1, WIDTH)).astype(np.float32)
-    _, caches = RUN(VARIABLES, TOKENS, VALID)
     seen = VALID[:, None, None, :] & np.tri(SIZE, dtype=bool)[:, None]
-    together = behind(caches, seen, queries, np.ones((1, 1), bool))
+    together = behind(TOKENS, VALID, seen, queries, np.ones((1, 1), bool))
     for n in range(SIZE):
         tokens = np.concatenate([TOKENS[:, : n + 1], queries[:, n]], axis=1)
         ends = np.concatenate([VALID[:, : n + 1], np.ones((B, 1), bool)], axis=1)
-        whole, _ = RUN(VARIABLES, tokens, ends)
+        whole = RUN(VARIABLES, tokens, ends)
         np.testing.assert_allclose(together[:, n, 0], whole[:, -1], rtol=1e-5, atol=1e-5)
 
 
 def test_the_last_block_is_for_tokens_that_are_asked_for():
-    """The outputs are those of the whole; caches are of all tokens."""
-    whole, caches = RUN(VARIABLES, TOKENS, VALID)
-    ask = slice(1, None, 2)
-    some, others = jax.jit(lambda: MODEL.apply(VARIABLES, TOKENS, VALID, ask))()
+    """The outputs are those of the whole."""
+    whole, ask = RUN(VARIABLES, TOKENS, VALID), slice(1, None, 2)
+    some = jax.jit(lambda: MODEL.apply(VARIABLES, TOKENS, VALID, ask))()
     np.testing.assert_allclose(some, whole[:, ask], rtol=1e-5, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), caches,
-                 others)
-    apart = behind(caches, VALID[:, None, None], TOKENS[:, None], VALID[:, None], ask=ask)
-    everything = behind(caches, VALID[:, None, None], TOKENS[:, None], VALID[:, None])
+    args = TOKENS, VALID, VALID[:, None, None], TOKENS[:, None], VALID[:, None]
+    apart, everything = behind(*args, ask=ask), behind(*args)
+    assert apart.shape == (B, 1, 2, WIDTH)
     np.testing.assert_allclose(apart, everything[..., ask, :], rtol=1e-5, atol=1e-5)
 
 
 def test_causality():
     """A change of one token changes its own output and later ones, and no earlier one."""
-    whole, _ = RUN(VARIABLES, TOKENS, np.ones_like(VALID))
+    whole = RUN(VARIABLES, TOKENS, np.ones_like(VALID))
     for i in range(SIZE):
         changed = TOKENS.copy()
         changed[:, i] += 1.0 + np.arange(WIDTH)
-        found, _ = RUN(VARIABLES, changed, np.ones_like(VALID))
+        found = RUN(VARIABLES, changed, np.ones_like(VALID))
         gap = np.abs(np.asarray(found) - whole).max(axis=(0, 2))
         assert np.all(gap[:i] == 0) and np.all(gap[i:] > 1e-3)
 
 
 def test_tokens_that_are_not_valid_have_no_influence():
     """Whatever they are, all valid tokens' outputs are the same, and finite."""
-    whole, _ = RUN(VARIABLES, TOKENS, VALID)
+    whole = RUN(VARIABLES, TOKENS, VALID)
     changed = np.where(VALID[..., None], TOKENS, 100.0 * RNG.normal(size=TOKENS.shape))
-    found, _ = RUN(VARIABLES, changed.astype(np.float32), VALID)
+    found = RUN(VARIABLES, changed.astype(np.float32), VALID)
     np.testing.assert_array_equal(np.asarray(found)[VALID], np.asarray(whole)[VALID])
     assert np.all(np.isfinite(found))
-    unmasked, _ = RUN(VARIABLES, TOKENS, np.ones_like(VALID))
+    unmasked = RUN(VARIABLES, TOKENS, np.ones_like(VALID))
     assert np.abs(np.asarray(unmasked) - whole)[1, 2:].max() > 1e-3
 
 
@@ -108,7 +105,7 @@ def test_attention_by_hand():
     x = x + dense(weights @ v, block["project"])
     up = jnp.asarray(dense(norm(x, block["norm_2"]), block["up"]), jnp.float32)
     x = x + dense(np.asarray(jax.nn.gelu(up), np.float64), block["down"])
-    found, _ = model.apply(variables, TOKENS[:1], np.ones((1, SIZE), bool))
+    found = model.apply(variables, TOKENS[:1], np.ones((1, SIZE), bool))
     np.testing.assert_allclose(found[0], norm(x, p["norm"]), rtol=1e-3, atol=1e-3)
 
 

@@ -95,7 +95,8 @@ def expert_bound(
     if bound == "diffused":
         x = alpha * x + sigma * noise[1]
     query = alpha * x if bound == "scaled" else x
-    minus_log_teacher = -jnp.sum(jax.lax.stop_gradient(score(query, level.t)) * query, axis=-1)
+    teacher = jax.lax.stop_gradient(score(jax.lax.stop_gradient(query), level.t))
+    minus_log_teacher = -jnp.sum(teacher * query, axis=-1)
     minus_log_responsibility = -mixture.log_responsibilities(old, x)[..., index]
     if bound == "diffused":
         if wide_tril is None:

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike as DType
 from vdd_jax.core import schedules
 from vdd_jax.models import features
 from vdd_jax.models.backbones import ACTIVATIONS
-from vdd_jax.models.transformer import NONE, StateTokens, Transformer, gelu
+from vdd_jax.models.transformer import StateTokens, Transformer, gelu
 from vdd_jax.types import Batch, Context, Observation
 
 _NORMAL = nn.initializers.normal(0.02)
@@ -143,8 +143,7 @@ class TransformerDenoiser(nn.Module):
         """F of the tokens `ask` of a prefix and the newest action's token `[..., D]`."""
         tokens = jnp.concatenate([prefix, newest[..., None, :]], axis=-2)
         valid = jnp.concatenate([valid, jnp.ones_like(valid[..., :1])], axis=-1)
-        out, _ = self.transformer(tokens, valid, ask, train)
-        return self._answer(out)
+        return self._answer(self.transformer(tokens, valid, ask, train))
 
     def _answer(self, out):
         """F `[..., A]` of what the transformer says, `[..., D]`."""
@@ -157,8 +156,7 @@ class TransformerDenoiser(nn.Module):
     def _alone(self, prefix, valid, seen, tokens):
         """F of single tokens `[..., N, D]`, each behind what it has `seen` of the prefix,
         `[..., N, P]`; broadcasts."""
-        _, caches = self.transformer(prefix, valid, NONE)
-        out = self.transformer.behind(caches, seen[..., None, :], tokens[..., None, :],
+        out = self.transformer.behind(prefix, valid, seen[..., None, :], tokens[..., None, :],
                                       jnp.ones((1, 1), bool))
         return self._answer(out[..., 0, :])
 
@@ -210,15 +208,15 @@ class TransformerDenoiser(nn.Module):
         opening, states, positions = self._opening(noise, context)
         seen = jnp.concatenate(
             [jnp.ones(opening.shape[:-1], bool), context.valid[..., :1]], axis=-1)
-        _, caches = self.transformer(
-            jnp.concatenate([opening, states[..., :1, :]], axis=-2), seen, NONE)
+        prefix = jnp.concatenate([opening, states[..., :1, :]], axis=-2)
         actions = self.actions(samples) + positions[..., None, :, :]
         states = jnp.broadcast_to(states[..., None, 1:, :], actions[..., 1:, :].shape)
         tokens = jnp.concatenate(
             [actions[..., :1, :], _in_turn(states, actions[..., 1:, :])], axis=-2)
         valid = jnp.repeat(context.valid, 2, axis=-1)[..., 1:]
         out = self.transformer.behind(
-            caches, seen[..., None, None, :], tokens, valid[..., None, :], slice(0, None, 2))
+            prefix, seen, seen[..., None, None, :], tokens, valid[..., None, :],
+            slice(0, None, 2))
         return back(self._answer(out))
 
 

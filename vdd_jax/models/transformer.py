@@ -1,24 +1,21 @@
-"""A causal transformer that runs many sequences behind one cached prefix.
+"""A causal transformer that runs many sequences behind one prefix.
 
-Pre-normalised blocks (GPT-2). A sequence is run either whole, or as a prefix that leaves its keys
-and values behind, to which N sequences are then added, each as if it were alone: V queries over one
-prefix cost V tokens, not V sequences. Both ways are the same function (a test holds them equal).
-Of tokens whose output nobody asks for, the last block computes keys and values, and no more.
+Pre-normalised blocks (GPT-2). A sequence is run either whole, or as N sequences behind a prefix
+that they share, each as if it were alone: V queries behind one prefix cost V tokens, not V
+sequences. Both ways are the same function (a test holds them equal). Of tokens whose output nobody
+asks for, the last block computes queries, keys and values, and no more.
 """
 
-import math
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike as DType
 
 from vdd_jax.models import features
+from vdd_jax.models.attention import Behind, Whole
 from vdd_jax.types import Context
 
 _NORMAL = nn.initializers.normal(0.02)
 _ALL = slice(None)
-NONE = slice(0, 0)  # of a prefix, only the caches are wanted
 
 
 def gelu(x, kind: str):
@@ -35,47 +32,19 @@ class Block(nn.Module):
     gelu: str = "tanh"
 
     @nn.compact
-    def __call__(self, x, own, cache=None, seen=None, ask: slice = _ALL, train: bool = False):
-        """Tokens `[..., N, S, D]` of N sequences → those of `ask`, and (keys, values) of all,
-        each `[..., N, S, heads, D/heads]`.
+    def __call__(self, x, sight: Whole | Behind, ask: slice | None, train: bool):
+        """Tokens `[..., S, D]` → those of `ask` (see models/attention.py)."""
+        def dense(features, name):
+            return nn.Dense(features, kernel_init=_NORMAL, name=name, dtype=self.dtype)
 
-        Args:
-          own: `[..., N, S, S]` bool, what each token may attend to in its sequence; axes before the
-            last two broadcast.
-          cache: (keys, values) `[..., P, heads, D/heads]` of a prefix of all N sequences.
-          seen: `[..., N, S, P]` bool, what each token may attend to in the prefix; broadcasts.
-        """
-        def dense(features, name, scale=1.0):
-            return nn.Dense(features, kernel_init=nn.initializers.normal(0.02 * scale), name=name,
-                            dtype=self.dtype)
-
-        def masked(logits, mask):
-            mask = mask if mask.shape[-2] == 1 else mask[..., ask, :]
-            return jnp.where(mask[..., None, :, :, :], logits * scale, -1e9)
-
-        scale = 1.0 / math.sqrt(self.width // self.heads)
         h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(x)
-        qkv = dense(3 * self.width, "query_key_value")(h)
-        q, k, v = (part.reshape(*h.shape[:-1], self.heads, self.width // self.heads)
-                   for part in jnp.split(qkv, 3, axis=-1))
-        x, q = x[..., ask, :], q[..., ask, :, :]
-        # a prefix is not copied for its N sequences: they are rows of one product with it
-        logits = masked(jnp.einsum("...nihd,...njhd->...hnij", q, k), own)
-        if cache is not None:
-            earlier = masked(jnp.einsum("...nihd,...phd->...hnip", q, cache[0]), seen)
-            logits = jnp.concatenate([earlier, logits], axis=-1)
-        attention = nn.Dropout(self.attention_dropout, deterministic=not train)(
-            jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(self.dtype)
-        )
-        cached = 0 if cache is None else cache[0].shape[-3]
-        out = jnp.einsum("...hnij,...njhd->...nihd", attention[..., cached:], v)
-        if cache is not None:
-            out = out + jnp.einsum("...hnip,...phd->...nihd", attention[..., :cached], cache[1])
+        out = sight.attend(dense(3 * self.width, "query_key_value")(h), self.heads, ask,
+                           nn.Dropout(self.attention_dropout, deterministic=not train))
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        x = x + drop(dense(self.width, "project")(out.reshape(*out.shape[:-2], self.width)))
+        x = sight.asked(x, ask) + drop(dense(self.width, "project")(out))
         h = nn.LayerNorm(name="norm_2", dtype=self.dtype)(x)
         h = dense(self.width, "down")(gelu(dense(4 * self.width, "up")(h), self.gelu))
-        return x + nn.Dropout(self.dropout, deterministic=not train)(h), (k, v)
+        return x + nn.Dropout(self.dropout, deterministic=not train)(h)
 
 
 class Transformer(nn.Module):
@@ -98,36 +67,39 @@ class Transformer(nn.Module):
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, tokens, valid, ask: slice = _ALL, train: bool = False):
-        """Tokens `[..., S, D]` → features of those of `ask`, and the caches of all blocks.
+        """Tokens `[..., S, D]` → features of those of `ask`.
 
         Args:
           valid: `[..., S]` bool; nothing attends to a token that is not.
         """
-        out, caches = self._run(tokens[..., None, :, :], valid[..., None, :], None, None, ask,
-                                train)
-        return out[..., 0, :, :], jax.tree.map(lambda v: v[..., 0, :, :, :], caches)
+        return self._run(tokens, Whole(_causal(valid)), _ALL, ask, train)
 
-    def behind(self, caches, seen, tokens, valid, ask: slice = _ALL):
+    def behind(self, prefix, prefix_valid, seen, tokens, valid, ask: slice = _ALL):
         """N sequences behind one prefix, tokens `[..., N, S, D]` → features of those of `ask`.
 
         Args:
-          caches: of a call with the prefix, of P tokens.
+          prefix, prefix_valid: `[..., P, D]`, `[..., P]` bool.
           seen: `[..., N, S, P]` bool, which of them each token attends to; broadcasts.
-          valid: `[..., N, S]` bool, as above.
+          valid: `[..., N, S]` bool, as above; broadcasts.
         """
-        return self._run(tokens, valid, caches, seen, ask, False)[0]
+        sight = Behind(_causal(prefix_valid), seen, _causal(valid))
+        flat = tokens.reshape(*tokens.shape[:-3], -1, tokens.shape[-1])
+        out = self._run(jnp.concatenate([prefix, flat], axis=-2), sight, None, ask, False)
+        return out.reshape(*tokens.shape[:-2], -1, tokens.shape[-1])
 
-    def _run(self, x, valid, caches, seen, ask, train):
-        size = x.shape[-2]
-        own = jnp.tril(jnp.ones((size, size), bool)) & valid[..., None, :]
-        # a token that is not valid still attends to itself: no row of the softmax is empty
-        own = own | jnp.eye(size, dtype=bool)
-        x, new = self.drop(x, deterministic=not train), []
+    def _run(self, x, sight, every, ask, train):
+        x = self.drop(x, deterministic=not train)
         for i, block in enumerate(self.block):
-            x, kv = block(x, own, None if caches is None else caches[i], seen,
-                          ask if i == self.depth - 1 else _ALL, train)
-            new.append(kv)
-        return self.norm(x), tuple(new)
+            x = block(x, sight, ask if i == self.depth - 1 else every, train)
+        return self.norm(x)
+
+
+def _causal(valid):
+    """What each of the tokens `[..., S]` may attend to, `[..., S, S]`."""
+    size = valid.shape[-1]
+    own = jnp.tril(jnp.ones((size, size), bool)) & valid[..., None, :]
+    # a token that is not valid still attends to itself: no row of the softmax is empty
+    return own | jnp.eye(size, dtype=bool)
 
 
 class StateTokens(nn.Module):
@@ -193,7 +165,7 @@ class ContextTransformer(nn.Module):
         tokens = jnp.concatenate([goals, states], axis=-2)
         seen = jnp.concatenate([jnp.ones(goals.shape[:-1], bool), context.valid], axis=-1)
         ask = slice(goals.shape[-2], None) if self.per_step else slice(-1, None)
-        out, _ = Transformer(
+        out = Transformer(
             self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype,
             name="transformer",
         )(tokens, seen, ask, train)
