@@ -87,10 +87,10 @@ def make_losses(config: ConfigDict, model, teacher):
 
         @score.def_vmap
         def of_all_experts(_, batched, x, t):
-            # Their samples are more samples of the same states, `[Z, V, B, …]`: what the teacher
-            # sees of a state is encoded once.
+            # The samples of all are more samples of the same states: `[Z, V, B, …]` is asked as
+            # `[Z V, B, …]`, and what the teacher sees of a state is encoded once.
             assert batched == [True, False]
-            return score(x, t), True
+            return score(x.reshape(-1, *x.shape[2:]), t).reshape(x.shape), True
 
         def bound(index, mean, scale_tril, wide_tril):
             return objectives.expert_bound(

@@ -41,7 +41,7 @@ def configure(a, demonstrations: Path):
     config.task.update(name="recorded", demonstrations=str(demonstrations), window=sizes.window,
                        goal_length=sizes.goal_length)
     config.teacher.update(num_iterations=10, check_every=10, batch_size=64)
-    config.distill.num_iterations = a.iterations
+    config.distill.update(num_iterations=a.iterations, reallocations=0)  # as published
     config.run.update(steps_per_dispatch=min(100, a.iterations), log_every=1_000,
                       checkpoint_every=5_000)
     config_lib.validate(config)
@@ -54,6 +54,8 @@ def parse(argv=None):
     parser.add_argument("--batch", type=int, default=1024, help="windows in an iteration")
     parser.add_argument("--experts", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=20_000)
+    parser.add_argument("--stop_at", type=int, help="end early: a rehearsal, which leaves the "
+                        "programs in JAX_COMPILATION_CACHE_DIR")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of demonstrations")
     parser.add_argument("--window", choices=("all", "last", "joint"), default="all",
                         help="config.distill.window")
@@ -71,11 +73,12 @@ def main(argv=None) -> None:
         with jax.default_matmul_precision(problem.MATMUL[a.precision]):
             train_teacher.run(config, workdir)
             start = time.perf_counter()
-            distill.run(config, workdir)
+            distill.run(config, workdir, stop_at=a.stop_at)
             seconds = time.perf_counter() - start
     device = jax.devices()[0].device_kind
-    per_iteration = 1e3 * seconds / a.iterations
-    print(f"{device}, {a.precision}, window='{a.window}', {a.experts} experts: {a.iterations} "
+    done = a.stop_at or a.iterations
+    per_iteration = 1e3 * seconds / done
+    print(f"{device}, {a.precision}, window='{a.window}', {a.experts} experts: {done} "
           f"iterations of {a.batch} windows in {seconds:.0f} s, {per_iteration:.2f} ms each with "
           "all that is beside them")
     if a.out:

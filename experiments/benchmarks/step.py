@@ -40,9 +40,10 @@ WARM_UP = 2
 class Job(NamedTuple):
     """What a row's module builds in its worker."""
 
-    step: Callable[[], None]  # one iteration, to its end
+    step: Callable[[], None]  # one dispatch, to its end
     peak_mib: Callable[[], float]
     facts: dict  # device, versions, parameters, …
+    iterations: int = 1  # in a dispatch
 
 
 class Unavailable(RuntimeError):
@@ -82,7 +83,7 @@ def serve():
             busy = time.process_time()
             ms = [_milliseconds(job.step) for _ in range(json.loads(line)["each"])]
             busy = 1e3 * (time.process_time() - busy) / sum(ms)
-            answer(ms=ms, busy=busy, peak_mib=round(job.peak_mib(), 1))
+            answer(ms=[v / job.iterations for v in ms], busy=busy, peak_mib=round(job.peak_mib(), 1))
     except Unavailable as reason:
         answer(skipped=str(reason))
     except ModuleNotFoundError as error:
@@ -252,6 +253,8 @@ def notes(names: list[str], device: str) -> list[str]:
               "the whole process, with library and compiler")
     return [*said,
             "action: one time step of one window; all experts and samples are for it.",
+            "JAX on a GPU: 10 iterations in a dispatch, as config.run.steps_per_dispatch; "
+            "PyTorch: 1.",
             "ms, ratios: median over rounds [least, greatest]; below 1 is faster than eager.",
             "GFLOP: of matrix products, by formula; by XLA: of everything in the program.",
             "MFU: GFLOP/s of those that the device could do at most (--peak_gflops).",
@@ -281,7 +284,7 @@ def parse(argv):
     parser.add_argument("--experts", default="4", help="in a student")
     parser.add_argument("--threads", type=int, default=2, help="cores that each row may use")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--each", type=int, default=5, help="timed steps of a row in a round")
+    parser.add_argument("--each", type=int, default=5, help="timed dispatches of a row in a round")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precisions", default="float32", help="of float32, tf32 (on a GPU) and "
                         "bfloat16, which is config.precision and PyTorch's autocast")

@@ -11,6 +11,7 @@ from vdd_jax.models.attention import Behind, Whole
 B, P, N, S, HEADS, SIZE = 2, 3, 4, 2, 3, 5
 ROWS = P + N * S
 RNG = np.random.default_rng(0)
+BIAS = RNG.normal(size=3 * HEADS * SIZE).astype(np.float32)
 QKV = RNG.normal(size=(B, ROWS, 3 * HEADS * SIZE)).astype(np.float32)
 BEHIND = Behind(np.tri(P, dtype=bool)[None], RNG.random((B, N, S, P)) < 0.6,
                 np.broadcast_to(np.tri(S, dtype=bool), (B, N, S, S)))
@@ -23,7 +24,7 @@ def keep(weights):
 
 def by_hand(qkv, mask):
     """One sequence `[S, 3 D]` in float64."""
-    q, k, v = (part.reshape(len(qkv), HEADS, -1) for part in np.split(qkv.astype(float), 3, -1))
+    q, k, v = (part.reshape(len(qkv), HEADS, -1) for part in np.split(qkv.astype(float) + BIAS, 3, -1))
     out = np.zeros_like(v)
     for head in range(HEADS):
         logits = np.where(mask, q[:, head] @ k[:, head].T / np.sqrt(q.shape[-1]), -np.inf)
@@ -46,8 +47,8 @@ def masks():
 def test_whole_by_hand():
     mask = RNG.random((B, ROWS, ROWS)) < 0.5
     mask |= np.eye(ROWS, dtype=bool)
-    found = Whole(mask).attend(QKV, HEADS, slice(None), keep)
-    some = Whole(mask).attend(QKV, HEADS, slice(1, None, 3), keep)
+    found = Whole(mask).attend(QKV, BIAS, HEADS, slice(None), keep)
+    some = Whole(mask).attend(QKV, BIAS, HEADS, slice(1, None, 3), keep)
     for b in range(B):
         expected = by_hand(QKV[b], mask[b])
         np.testing.assert_allclose(found[b], expected, rtol=1e-4, atol=1e-5)
@@ -59,8 +60,8 @@ def test_behind_by_hand(size):
     """Sequences of one token take another way; `ask` is within each sequence."""
     rows = P + N * size
     sight = Behind(BEHIND.before, BEHIND.seen[:, :, :size], BEHIND.own[..., :size, :size])
-    found = sight.attend(QKV[:, :rows], HEADS, None, keep)
-    last = sight.attend(QKV[:, :rows], HEADS, slice(-1, None), keep)
+    found = sight.attend(QKV[:, :rows], BIAS, HEADS, None, keep)
+    last = sight.attend(QKV[:, :rows], BIAS, HEADS, slice(-1, None), keep)
     mask = np.asarray(sight._mask(rows))
     assert last.shape == (B, N, HEADS * SIZE)
     for b in range(B):
@@ -77,8 +78,9 @@ def test_the_mask_of_all_rows():
 def test_the_kernel_is_the_same_function(heads):
     """In Pallas's interpreter; no row or column beyond the last is read or written."""
     qkv, mask = jnp.asarray(QKV, jnp.bfloat16), jnp.asarray(masks())
-    plain = attention._masked(qkv, mask, heads)
-    found = short_attention.attend(qkv, mask, heads, attention._masked, True)
+    bias = jnp.asarray(BIAS, jnp.bfloat16)
+    plain = attention._masked(qkv, bias, mask, heads)
+    found = short_attention.attend(qkv, bias, mask, heads, attention._masked, True)
     assert found.shape == plain.shape and found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(np.float32), plain.astype(np.float32), atol=0.03)
     assert np.abs(np.asarray(found, np.float32)).max() > 0.5
@@ -86,14 +88,14 @@ def test_the_kernel_is_the_same_function(heads):
     weights = RNG.normal(size=plain.shape)
     gradient, expected = (
         jax.grad(lambda qkv, attend=attend: jnp.sum(attend(qkv) * weights))(qkv) for attend in (
-            lambda qkv: short_attention.attend(qkv, mask, heads, attention._masked, True),
-            lambda qkv: attention._masked(qkv, mask, heads)))
+            lambda qkv: short_attention.attend(qkv, bias, mask, heads, attention._masked, True),
+            lambda qkv: attention._masked(qkv, bias, mask, heads)))
     np.testing.assert_array_equal(gradient, expected)
 
 
 def test_the_kernel_becomes_a_cuda_program_and_no_other_device_sees_it():
-    qkv = jnp.asarray(QKV, jnp.bfloat16)
-    traced = jax.jit(lambda qkv: BEHIND.attend(qkv, HEADS, None, keep)).trace(qkv)
+    qkv, bias = jnp.asarray(QKV, jnp.bfloat16), jnp.asarray(BIAS, jnp.bfloat16)
+    traced = jax.jit(lambda qkv: BEHIND.attend(qkv, bias, HEADS, None, keep)).trace(qkv)
     assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "triton" not in traced.lower(lowering_platforms=("cpu",)).as_text()
 

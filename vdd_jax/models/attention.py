@@ -20,7 +20,7 @@ _FEW = 16  # tokens, up to which a CUDA device does without matrix products
 
 
 def _split(qkv, heads: int):
-    """Query, key, value in one array `[..., S, 3 D]` → each `[..., S, heads, D/heads]`."""
+    """Queries, keys and values in one array `[..., S, 3 D]` → each `[..., S, heads, D/heads]`."""
     return (part.reshape(*part.shape[:-1], heads, -1) for part in jnp.split(qkv, 3, axis=-1))
 
 
@@ -29,9 +29,10 @@ class Whole(NamedTuple):
 
     own: jax.Array  # `[..., S, S]` bool, what each token may attend to
 
-    def attend(self, qkv, heads: int, ask: slice, drop):
-        """`[..., S, 3 D]` → `[..., S', D]` of the tokens `ask`; `drop` is for the weights."""
-        q, k, v = _split(qkv, heads)
+    def attend(self, qkv, bias, heads: int, ask: slice, drop):
+        """`[..., S, 3 D]`, `[3 D]` → `[..., S', D]` of the tokens `ask`; `drop` is for the
+        weights."""
+        q, k, v = _split(qkv + bias, heads)
         return _attend(q[..., ask, :, :], k, v, self.own[..., ask, :], drop)
 
     def asked(self, x, ask: slice):
@@ -47,18 +48,18 @@ class Behind(NamedTuple):
     seen: jax.Array  # `[..., N, S, P]` bool, what of it the others may attend to; broadcasts
     own: jax.Array  # `[..., N, S, S]` bool, and of their own sequence; broadcasts
 
-    def attend(self, qkv, heads: int, ask: slice | None, drop):
-        """`[..., P + N S, 3 D]` → `[..., P + N S, D]`, or `[..., N S', D]` of the tokens `ask` of
-        each sequence alone; no weights are dropped."""
+    def attend(self, qkv, bias, heads: int, ask: slice | None, drop):
+        """`[..., P + N S, 3 D]`, `[3 D]` → `[..., P + N S, D]`, or `[..., N S', D]` of the tokens
+        `ask` of each sequence alone; no weights are dropped."""
         plain = functools.partial(self._plain, heads=heads, ask=ask)
         if not short_attention.fits(qkv, heads):
-            return plain(qkv)
+            return plain(qkv, bias)
 
-        def fused(qkv):
-            out = short_attention.attend(qkv, self._mask(qkv.shape[-2]), heads, _masked)
+        def fused(qkv, bias):
+            out = short_attention.attend(qkv, bias, self._mask(qkv.shape[-2]), heads, _masked)
             return out if ask is None else self.asked(out, ask)
 
-        return jax.lax.platform_dependent(qkv, cuda=fused, default=plain)
+        return jax.lax.platform_dependent(qkv, bias, cuda=fused, default=plain)
 
     def asked(self, x, ask: slice | None):
         """Of all tokens those of `ask` of each sequence, `[..., N S', D]`; None: all there are."""
@@ -72,8 +73,8 @@ class Behind(NamedTuple):
         axis, size = axis % x.ndim, self.own.shape[-1]
         return x.reshape(*x.shape[:axis], -1, size, *x.shape[axis + 1:])
 
-    def _plain(self, qkv, heads, ask):
-        q, k, v = _split(qkv, heads)
+    def _plain(self, qkv, bias, heads, ask):
+        q, k, v = _split(qkv + bias, heads)
         end = self.before.shape[-1]
         before = tuple(part[..., :end, :, :] for part in (q, k, v))
         q, k, v = (self._sequences(part[..., end:, :, :], -3) for part in (q, k, v))
@@ -116,9 +117,9 @@ class Behind(NamedTuple):
                                 jnp.concatenate([seen, own], axis=-1)], axis=-2)
 
 
-def _masked(qkv, mask, heads: int):
-    """`[..., S, 3 D]` → `[..., S, D]`, for the mask `[..., S, S]`."""
-    return _attend(*_split(qkv, heads), mask, lambda v: v)
+def _masked(qkv, bias, mask, heads: int):
+    """`[..., S, 3 D]`, `[3 D]` → `[..., S, D]`, for the mask `[..., S, S]`."""
+    return _attend(*_split(qkv + bias, heads), mask, lambda v: v)
 
 
 def _attend(q, k, v, mask, drop):

@@ -93,7 +93,9 @@ class Experts(nn.Module):
             self.init_spread,
             self.dtype,
             name="experts",
-        )(shared)
+        )(shared if self.independent else shared.reshape(-1, shared.shape[-1]))
+        if not self.independent:
+            mean, raw = (v.reshape(*shared.shape[:-1], *v.shape[1:]) for v in (mean, raw))
         scale_tril = build_scale_tril(raw, self.action_dim, self.init_std, self.std_floor)
         return mean, scale_tril, shared
 

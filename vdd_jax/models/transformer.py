@@ -23,6 +23,19 @@ def gelu(x, kind: str):
     return nn.gelu(x, approximate=kind == "tanh")
 
 
+class Apart(nn.Module):
+    """A linear layer that leaves it to the caller to add its bias: (x W, b)."""
+
+    features: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", _NORMAL, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x @ kernel.astype(self.dtype), bias.astype(self.dtype)
+
+
 class Block(nn.Module):
     width: int
     heads: int
@@ -37,14 +50,18 @@ class Block(nn.Module):
         def dense(features, name):
             return nn.Dense(features, kernel_init=_NORMAL, name=name, dtype=self.dtype)
 
-        h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(x)
-        out = sight.attend(dense(3 * self.width, "query_key_value")(h), self.heads, ask,
+        def rows(tokens):  # two axes leave a compiler no choice of layouts to regret
+            return tokens.reshape(-1, tokens.shape[-1])
+
+        h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(rows(x))
+        qkv, bias = Apart(3 * self.width, self.dtype, name="query_key_value")(h)
+        out = sight.attend(qkv.reshape(*x.shape[:-1], -1), bias, self.heads, ask,
                            nn.Dropout(self.attention_dropout, deterministic=not train))
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        x = sight.asked(x, ask) + drop(dense(self.width, "project")(out))
+        x = rows(sight.asked(x, ask)) + drop(dense(self.width, "project")(rows(out)))
         h = nn.LayerNorm(name="norm_2", dtype=self.dtype)(x)
         h = dense(self.width, "down")(gelu(dense(4 * self.width, "up")(h), self.gelu))
-        return x + nn.Dropout(self.dropout, deterministic=not train)(h)
+        return (x + nn.Dropout(self.dropout, deterministic=not train)(h)).reshape(out.shape)
 
 
 class Transformer(nn.Module):
