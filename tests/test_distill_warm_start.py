@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contexts import context
+from ml_collections import ConfigDict
 from tiny_config import tiny
 
 from vdd_jax import config as config_lib
-from vdd_jax import distill, problem
+from vdd_jax import distill, problem, teachers
 from vdd_jax.core import schedules
 from vdd_jax.data import batch_at
 from vdd_jax.teachers import Teacher
@@ -108,8 +109,8 @@ def fake_task(rows=6):
         return jnp.broadcast_to(jnp.concatenate([first, 0 * first], -1), x.shape)
 
     teacher = Teacher(None, schedules.ve(0.05, 5.0), None, denoise)
-    settings = SimpleNamespace(sampler=SimpleNamespace(
-        num_steps=3, kind="euler", spacing="karras", clip=0.0))
+    settings = ConfigDict({"sampler": dict(
+        num_steps=3, kind="euler", spacing="karras", clip=0.0)})
     observation = context(batch=(rows,), goal=1)
     return SimpleNamespace(teacher=teacher, teacher_config=settings,
                            data=Batch(observation, jnp.zeros((rows, 2))))
@@ -131,6 +132,22 @@ def test_the_teachers_actions_belong_to_the_states_they_stand_beside():
     for name in ("steps", "valid", "past_actions", "goal"):
         np.testing.assert_array_equal(
             getattr(found.observation, name)[6:12], getattr(given, name))
+
+
+@pytest.mark.parametrize(("asked", "steps"), [(0, 3), (7, 7)])
+def test_the_teachers_actions_take_as_many_steps_as_asked(asked, steps, monkeypatch):
+    """As many as the teacher acts with, or `actions_steps`; the teacher's own stay as they are."""
+    seen, sample = [], teachers.sample
+
+    def spy(teacher, settings, *rest):
+        seen.append(settings.sampler.num_steps)
+        return sample(teacher, settings, *rest)
+
+    monkeypatch.setattr(teachers, "sample", spy)
+    task = fake_task()
+    config = tiny(distill__teacher_actions=6, distill__actions_steps=asked)
+    distill.teachers_actions(config.distill, task, jax.random.key(1))
+    assert set(seen) == {steps} and task.teacher_config.sampler.num_steps == 3
 
 
 def test_weighting_scales_each_level_by_its_ratio_squared():

@@ -236,6 +236,10 @@ KEYS: dict[str, Key] = {
         200_000, "actions = 'teacher': how many in all, K at each state (1 at least)",
         **_at_least(1),
     ),
+    "distill.actions_steps": Key(
+        0, "actions = 'teacher': steps of the teacher's sampler behind each of them: more are "
+        "nearer to its law; 0: as many as it acts with", **_at_least(0),
+    ),
     "distill.state_jitter": Key(
         0.0, "actions = 'teacher': standard deviation by which all but the first of the K copies "
         "of a state are moved before the teacher is asked, in scaled observations: the student "

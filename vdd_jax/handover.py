@@ -39,13 +39,15 @@ def with_teachers_trunk(config: ConfigDict, params: dict, task) -> dict:
 def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
     """The training states with actions of the teacher, K for each: data-free distillation.
 
-    `config` is `config.distill` or `config.consistency`: `teacher_actions`, how many in all, and
-    `state_jitter`.
+    `config` is `config.distill` or `config.consistency`: `teacher_actions`, how many in all,
+    `state_jitter`, and, of the first, `actions_steps`.
 
     Only the newest action is the teacher's; the past ones of a window stay the demonstrated ones.
     """
     num = max(1, round(config.teacher_actions / len(task.data.action)))
-    chunk = 4_096
+    chunk, settings = 4_096, ConfigDict(task.teacher_config.to_dict())
+    if steps := config.to_dict().get("actions_steps"):
+        settings.sampler.num_steps = steps
     observation = jax.tree.map(
         lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), task.data.observation)
     key, jitter_key = jax.random.split(key)
@@ -53,7 +55,7 @@ def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
     moved = moved.at[: len(task.data.action)].set(task.data.observation.observations)
     observation = observation._replace(observations=moved)  # of each K the first is as it was
     sampled = jax.jit(lambda observation, key: teachers.sample(
-        task.teacher, task.teacher_config, observation, key,
+        task.teacher, settings, observation, key,
         (len(observation.valid),), task.data.action.shape[-1]))
     parts = []
     for i in range(0, len(moved), chunk):

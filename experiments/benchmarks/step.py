@@ -83,7 +83,8 @@ def serve():
             busy = time.process_time()
             ms = [_milliseconds(job.step) for _ in range(json.loads(line)["each"])]
             busy = 1e3 * (time.process_time() - busy) / sum(ms)
-            answer(ms=[v / job.iterations for v in ms], busy=busy, peak_mib=round(job.peak_mib(), 1))
+            answer(ms=[v / job.iterations for v in ms], busy=busy,
+                   peak_mib=round(job.peak_mib(), 1))
     except Unavailable as reason:
         answer(skipped=str(reason))
     except ModuleNotFoundError as error:

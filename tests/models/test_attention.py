@@ -24,7 +24,8 @@ def keep(weights):
 
 def by_hand(qkv, mask):
     """One sequence `[S, 3 D]` in float64."""
-    q, k, v = (part.reshape(len(qkv), HEADS, -1) for part in np.split(qkv.astype(float) + BIAS, 3, -1))
+    parts = np.split(qkv.astype(float) + BIAS, 3, axis=-1)
+    q, k, v = (part.reshape(len(qkv), HEADS, -1) for part in parts)
     out = np.zeros_like(v)
     for head in range(HEADS):
         logits = np.where(mask, q[:, head] @ k[:, head].T / np.sqrt(q.shape[-1]), -np.inf)

@@ -136,7 +136,8 @@ def _attend(q, k, v, mask, drop):
 def _contract(axes: str, a, b):
     """`jnp.einsum(axes, a, b)` among a few tokens; every axis is in two of the three arrays."""
     first, second = axes.replace("...", "").partition("->")[0].split(",")
-    sizes = {**dict(zip(first[::-1], a.shape[::-1])), **dict(zip(second[::-1], b.shape[::-1]))}
+    sizes = dict(zip(first[::-1] + second[::-1], a.shape[-3:][::-1] + b.shape[-3:][::-1],
+                     strict=True))
     if max(sizes["i"], sizes["j"]) > _FEW:
         return jnp.einsum(axes, a, b)
     return jax.lax.platform_dependent(
