@@ -4,11 +4,15 @@ A block that is not to be run has a comment on the line above it that says why:
 
     <!-- not run: needs a GPU -->
 
+or names the modules without which it is not:
+
+    <!-- needs: onnx, onnxruntime -->
+
 A Python block whose first line is a comment with the name of a file, `# my_task.py`, is that file.
 """
 
 import ast
-import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -20,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 _FENCE = re.compile(
-    r"(?:^ *<!-- not run: (?P<reason>[^>]*?) *-->\n)?"
+    r"(?:^ *<!-- (?P<kind>not run|needs): (?P<said>[^>]*?) *-->\n)?"
     r"^(?P<indent> *)```(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S)
 _PLACEHOLDER = re.compile(r"…|[<>]|\b[A-Z][A-Z_]+\b")  # DIR, FILE: for the reader to fill in
 
@@ -42,7 +46,12 @@ def blocks(text: str, page: str = "") -> list[Block]:
     for match in _FENCE.finditer(text):
         line = text.count("\n", 0, match.start("text")) + 1
         inside = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.M)
-        found.append(Block(page, line, match["language"], inside, match["reason"] or ""))
+        reason, said = "", match["said"] or ""
+        if match["kind"] == "not run":
+            reason = said
+        elif missing := [m for m in re.split(", *", said) if m and not importlib.util.find_spec(m)]:
+            reason = f"{', '.join(missing)} not installed"
+        found.append(Block(page, line, match["language"], inside, reason))
     return found
 
 

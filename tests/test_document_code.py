@@ -143,15 +143,16 @@ def test_every_block_runs_or_says_why_not(page, quick, judged, monkeypatch, fold
     """In the order of the page, whose Python blocks share their names."""
     names = {"__name__": "__main__"}
     for block in BY_PAGE[page]:
-        assert block.language in ("", "bash", "python"), f"{block}: no way to run that language"
+        known = block.language in ("", "text", "bash", "python")
+        assert known or block.reason, f"{block}: no way to run {block.language}; say why"
         try:
-            if not block.language:
+            if block.language in ("", "text"):
                 assert not re.search(r"^(\$|python|pip) ", block.text, re.M), "say ```bash"
             elif not block.reason:
                 run_block(block, names, judged, monkeypatch, folder)
             elif block.language == "python":
                 documents.check_python(block.text)
-            else:
+            elif block.language == "bash":
                 for words in documents.commands(block):
                     documents.check(words)
         except (Exception, SystemExit) as error:
@@ -174,6 +175,12 @@ def test_blocks_are_found_with_their_reasons():
     assert (first.reason, first.line, documents.commands(first)) == ("no GPU", 4, [["x", "--y"]])
     assert (second.reason, second.language, second.text) == ("", "python", "1\n")
     assert documents.commands(third) == [["a"], ["b", "c"]]
+
+
+def test_a_block_is_run_where_its_modules_are():
+    there, missing = page_of("<!-- needs: json, os -->\n```python\n1\n```\n"
+                             "<!-- needs: json, nothing_of_that_name -->\n```python\n1\n```\n")
+    assert there.reason == "" and missing.reason == "nothing_of_that_name not installed"
 
 
 @pytest.mark.parametrize("command", [
