@@ -125,6 +125,9 @@ def quick(monkeypatch, folder):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     # what takes seconds to compile and none of a page's own code
+    ways_of = evaluate_closed_loop.ways_of
+    monkeypatch.setattr(evaluate_closed_loop, "ways_of",
+                        lambda *given: dict(list(ways_of(*given).items())[:1]))
     monkeypatch.setattr(evaluate_closed_loop, "latency", lambda *_: {"p50": 0.0, "p99": 0.0})
     monkeypatch.setattr(open_loop, "reference", lambda *_: None)
     monkeypatch.setattr(open_loop, "measure", lambda *_, **__: dict.fromkeys(
