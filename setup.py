@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 PLOT = ["matplotlib>=3.8"]
 SIM = ["mujoco>=3.3,<4"]
 TORCH = ["torch>=2.6"]  # published checkpoints are read with it, benchmarks compare with it
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", *PLOT, *SIM]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", "nbclient>=0.10",
+        "ipykernel>=6.29", *PLOT, *SIM]
 
 setup(
     name="vdd_jax",

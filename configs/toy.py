@@ -6,7 +6,7 @@
 
 The recommended settings work in scaled actions and with noise annealed over all scales, so that
 they hold for other radii, stds and mode counts. Without --config.student.num_experts the
-student has one expert for each of --config.task.num_modes. Times and scores: README.md.
+student has one expert for each of --config.task.num_modes. Scores: experiments/results/toy.md.
 """
 
 from vdd_jax import config as config_lib

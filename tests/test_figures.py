@@ -6,6 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.patches import Ellipse
+from PIL import Image
 from tiny_config import tiny
 
 from vdd_jax import figures
@@ -143,3 +144,23 @@ def test_no_expert_is_grey(num_experts):
     colours = [figures.expert_colour(z, num_experts)[:3] for z in range(num_experts)]
     assert all(max(c) - min(c) > 0.1 for c in colours)
     assert len(set(colours)) == num_experts
+
+
+def test_the_moving_picture_has_a_frame_for_each_snapshot(drawn, tmp_path):
+    """In their order, each with its own experts; the last one stays."""
+    snapshots = [snapshot(tmp_path / f"{step:08d}.npz", 2, 0, True) for step in (0, 10)]
+    moved = dict(np.load(snapshots[1]))
+    np.savez(snapshots[1], **{**moved, "means": moved["means"] + 5})
+    path = figures.moving_experts(
+        tiny(task__observation_dim=0, task__radius=6.0), snapshots, tmp_path / "moving.gif")
+    with Image.open(path) as picture:
+        assert picture.n_frames == 2  # equal frames are one, which stays longer
+        durations, frames = [], []
+        for i in range(picture.n_frames):
+            picture.seek(i)
+            durations.append(picture.info["duration"])
+            frames.append(np.asarray(picture.convert("RGB"), float))
+    assert durations[1] > 3 * durations[0]
+    assert all(frame.std() > 5 for frame in frames) and np.abs(frames[0] - frames[1]).max() > 50
+    (axis,) = drawn[0].axes
+    assert [p.center[0] for p in axis.patches] == [5, 7]

@@ -1,11 +1,7 @@
-"""The README: its two commands, and that what it names exists."""
+"""The README's two commands; the rest of it: test_documents.py."""
 
 import re
 from pathlib import Path
-
-import pytest
-
-from vdd_jax.config import KEYS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -29,31 +25,3 @@ def test_ci_runs_the_second_command():
     assert extract and extract[2] == "pytest"
     assert 'eval "$command"' in text and "-m venv" in text and "ruff check" in text
     assert text.startswith("#!") and (ROOT / ".ci" / "run").stat().st_mode & 0o100
-
-
-def test_configuration_files_and_keys_that_are_named_exist():
-    """Every `configs/x.py` and every `config.key` of the README."""
-    for name in set(re.findall(r"configs/\w+\.py", README)):
-        assert (ROOT / name).is_file(), name
-    keys = {k.rstrip(".") for k in re.findall(r"--config\.([\w.]+)=", README)}
-    keys |= {k.rstrip(".") for k in re.findall(r"`config\.([\w.]+)`", README)}
-    groups = {".".join(k.split(".")[:i]) for k in KEYS for i in range(1, k.count(".") + 1)}
-    assert keys <= set(KEYS) | groups | {"py", "default"}
-
-
-@pytest.mark.parametrize("target", sorted({
-    t for t in re.findall(r"\]\(([^)#]+)", README) if "://" not in t}) or [""])
-def test_links_lead_somewhere(target):
-    """Files and figures that are linked are in the repository."""
-    assert (ROOT / target).exists()
-
-
-def test_the_equation_map_names_what_exists():
-    """Each row of "Where each equation is": files of the package, and names defined in them."""
-    section = README.split("## Where each equation is")[1].split("\n## ")[0]
-    named = re.findall(r"`([\w/]+\.py)`(?:: ((?:`\w+`(?:, )?)+))?", section)
-    assert len(named) > 15
-    for file, names in named:
-        text = (ROOT / "vdd_jax" / file).read_text()
-        for name in re.findall(r"\w+", names):
-            assert re.search(rf"^(def|class) {name}\b|^    def {name}\b", text, re.M), (file, name)

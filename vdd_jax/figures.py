@@ -19,6 +19,7 @@ from vdd_jax.core.mixture import Mixture
 matplotlib.use("Agg")  # files only: works without a display
 
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib import animation  # noqa: E402
 from matplotlib.patches import Ellipse  # noqa: E402
 
 
@@ -57,12 +58,7 @@ def experts_over_training(config: ConfigDict, snapshots: list[Path], path: Path)
     )
     for column, (snapshot, file) in enumerate(zip(loaded, snapshots, strict=True)):
         for row in range(rows):
-            observation = jnp.asarray(snapshot["observation"][row])
-            target = mixture.affine(
-                task.teacher.density(task.scaler.scale_observation(observation)),
-                task.scaler.action_std, task.scaler.action_mean,
-            )
-            student = Mixture(*(jnp.asarray(snapshot[k][row]) for k in Mixture._fields))
+            target, student = _at(task, snapshot, row)
             axis = axes[row, column]
             if task.spec.action_dim == 2:
                 _ellipses(axis, config, target, student)
@@ -71,7 +67,7 @@ def experts_over_training(config: ConfigDict, snapshots: list[Path], path: Path)
             if row == 0:
                 axis.set_title(f"iteration {int(file.stem):,}", fontsize=10)
             if column == 0 and config.task.observation_dim:
-                numbers = ", ".join(f"{v:.2f}" for v in observation)
+                numbers = ", ".join(f"{v:.2f}" for v in snapshot["observation"][row])
                 axis.set_ylabel(f"observation ({numbers})\n" + axis.get_ylabel())
     what = "ellipses: two standard deviations of an expert, opacity by gating weight"
     if task.spec.action_dim == 1:
@@ -83,6 +79,41 @@ def experts_over_training(config: ConfigDict, snapshots: list[Path], path: Path)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def moving_experts(config: ConfigDict, snapshots: list[Path], path: Path,
+                   seconds: float = 0.35) -> Path:
+    """The teacher's density and the experts' ellipses as a moving picture (GIF), one frame a
+    snapshot, at the first observation; for actions `[2]`.
+
+    Args:
+      seconds: that a frame stays; the last one stays four times as long.
+    """
+    task = problem.build(config, path.parent)
+    figure, axis = plt.subplots(figsize=(3.6, 3.9), layout="constrained")
+    frames = [*snapshots, *snapshots[-1:] * 3]
+
+    def show(frame):
+        axis.clear()
+        with np.load(frames[frame]) as snapshot:
+            target, student = _at(task, snapshot, 0)
+        _ellipses(axis, config, target, student)
+        axis.set_title(f"iteration {int(frames[frame].stem):,}", fontsize=10)
+
+    animation.FuncAnimation(figure, show, frames=len(frames)).save(
+        path, writer=animation.PillowWriter(fps=1 / seconds), dpi=80)
+    plt.close(figure)
+    return path
+
+
+def _at(task: problem.Problem, snapshot, row: int) -> tuple[Mixture, Mixture]:
+    """Teacher and student at observation `row` of a snapshot, in the task's units."""
+    observation = jnp.asarray(snapshot["observation"][row])
+    target = mixture.affine(
+        task.teacher.density(task.scaler.scale_observation(observation)),
+        task.scaler.action_std, task.scaler.action_mean,
+    )
+    return target, Mixture(*(jnp.asarray(snapshot[k][row]) for k in Mixture._fields))
 
 
 def _ellipses(axis, config, target, student):

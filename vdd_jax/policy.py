@@ -40,6 +40,18 @@ class Policy:
     `[..., T, O]`, or a `History`. An action is `[..., A]`, or `[..., H, A]` when the policy gives
     H > 1 at once. Every method raises a ValueError for a wrong size, and for NaN or infinity in
     a NumPy observation.
+
+    `load` makes one of a run. By hand, with experts that know one thing:
+
+    >>> from vdd_jax.data import fit_scaler
+    >>> scaler = fit_scaler(jnp.zeros((1, 3)), jnp.zeros((1, 2)), "none")
+    >>> q = mixtures.uniform(jnp.array([[-1.0, 0.0], [1.0, 0.0]]), jnp.full((2, 2), 0.1))
+    >>> policy = Policy({}, scaler, lambda params, seen: q, observation_dim=3, action_dim=2)
+    >>> policy.act(np.zeros(3), jax.random.key(0)).tolist() in ([-1.0, 0.0], [1.0, 0.0])
+    True
+    >>> policy.act(np.zeros(4), jax.random.key(0))
+    Traceback (most recent call last):
+    ValueError: the observation has shape (4,); this policy takes observations of shape [..., 3]
     """
 
     params: Any

@@ -3,6 +3,12 @@
 `scale_tril` is either the full lower-triangular factor `[..., A, A]` or only its diagonal
 `[..., A]`; which of the two follows from its rank: a diagonal has the rank of `mean`.
 Nothing here ever forms L Lᵀ, so that float32 holds for standard deviations of 1e-3 beside 1e3.
+
+>>> mean, tril = jnp.zeros(2), jnp.array([[1.0, 0.0], [0.5, 2.0]])
+>>> print(f"{log_prob(mean, mean, tril):.3f}")  # −log 2π − log |L|
+-2.531
+>>> bool(log_prob(mean, mean, jnp.ones(2)) == log_prob(mean, mean, jnp.eye(2)))  # diagonal, full
+True
 """
 
 import math

@@ -2,6 +2,24 @@
 
 Everything goes by log-sum-exp: the published `exp(·) + 1e-8` breaks in a dozen dimensions
 (METHOD: flaw 4 of the published code; see tests/core/test_mixture.py).
+
+Two experts in one dimension, at a point next to the second:
+
+>>> import jax, jax.numpy as jnp
+>>> q = uniform(jnp.array([[-1.0], [1.0]]), jnp.array([[0.5], [0.5]]))
+>>> x = jnp.array([0.9])
+>>> print(f"{log_prob(q, x):.3f} nats")
+-0.938 nats
+>>> print([f"{r:.3f}" for r in jnp.exp(log_responsibilities(q, x))])
+['0.001', '0.999']
+>>> act(q, jax.random.key(0), "most_likely_mean").shape, sample(q, jax.random.key(0), (7,)).shape
+((1,), (7, 1))
+
+Noised by x ↦ α x + σ ε it is a mixture again:
+
+>>> noised = diffuse(q, 0.6, 0.4)
+>>> print(f"{noised.means[1, 0]:.2f} ± {noised.scale_tril[1, 0]:.2f}")  # √(.6² .5² + .4²)
+0.60 ± 0.50
 """
 
 from typing import NamedTuple

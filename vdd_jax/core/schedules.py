@@ -41,7 +41,12 @@ class Schedule(NamedTuple):
 
 
 def ve(sigma_min: float = 0.0, sigma_max: float = 80.0) -> Schedule:
-    """Variance exploding: x = a + σ ε, t = σ."""
+    """Variance exploding: x = a + σ ε, t = σ.
+
+    >>> schedule = ve(0.05, 5.0)
+    >>> float(schedule.alpha(2.0)), float(schedule.sigma(2.0)), float(schedule.time(2.0))
+    (1.0, 2.0, 2.0)
+    """
     return Schedule(
         alpha=lambda t: jnp.ones_like(jnp.asarray(t, float)),
         sigma=lambda t: jnp.asarray(t, float),
@@ -160,6 +165,10 @@ def convert(schedule: Schedule, value, source: str, target: str, x, t):
 
     With x = α a + σ ε: `x0` is E[a|x], `eps` E[ε|x], `score` ∇_x log p_t(x) = −eps/σ, and
     `velocity` E[dx/dt|x] = α̇ x0 + σ̇ eps.
+
+    >>> x = jnp.array([3.0])  # of actions N(0, 1) at σ = 2 the score is −x/(1 + σ²)
+    >>> print(f"{convert(ve(), -x / 5, 'score', 'x0', x, 2.0)[0]:.3f}")  # E[a|x] = x/(1 + σ²)
+    0.600
 
     Args:
       schedule: gives α, σ and, for velocities, their derivatives in t.
