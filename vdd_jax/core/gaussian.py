@@ -113,12 +113,12 @@ def diffuse_tril(mean: jax.Array, scale_tril: jax.Array, alpha, sigma) -> jax.Ar
     stacked = jnp.concatenate(
         [jnp.broadcast_to(upper, (*batch, a, a)), jnp.broadcast_to(noise, (*batch, a, a))], axis=-2
     )
-    r = _triangularise(stacked) if a <= _UNROLL else jnp.linalg.qr(stacked, mode="r")
+    r = triangularise(stacked) if a <= _UNROLL else jnp.linalg.qr(stacked, mode="r")
     sign = jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))
     return jnp.swapaxes(r * sign[..., :, None], -1, -2)
 
 
-def _triangularise(matrix: jax.Array) -> jax.Array:
+def triangularise(matrix: jax.Array) -> jax.Array:
     """R `[..., A, A]` of the QR decomposition of `[..., M, A]`, by modified Gram-Schmidt.
 
     Written out over the A columns and vectorised over the batch, like `whiten`. Only R is
