@@ -173,12 +173,13 @@ def function_of(policy: Policy):
 
 def random_inputs(policy: Policy, batch: int, seed: int) -> Arrays:
     """Inputs as the policy may meet them: random walks with the steps of the demonstrations, some
-    of them at an episode's start."""
+    of them at an episode's start. Half a standard deviation from the mean: coordinates that go
+    together in the demonstrations are independent here, and further out lies nothing."""
     rng = np.random.default_rng(seed)
-    mean, std, step = (np.asarray(getattr(policy.scaler, f"{name}")) for name in (
+    mean, std, step = (np.asarray(getattr(policy.scaler, name)) for name in (
         "observation_mean", "observation_std", "step_std"))
     o, t = policy.observation_dim, policy.window
-    start = mean + std * rng.standard_normal((batch, o))
+    start = mean + 0.5 * std * rng.standard_normal((batch, o))
     if not t:
         return {"observation": start.astype(np.float32)}
     moves = step * rng.standard_normal((batch, t, o))
@@ -187,7 +188,7 @@ def random_inputs(policy: Policy, batch: int, seed: int) -> Arrays:
     walk = start[:, None] + np.cumsum(moves * (np.arange(t) > missing)[..., None], axis=1)
     given = {"observations": walk.astype(np.float32), "valid": valid}
     if policy.goal_length:
-        goal = mean + std * rng.standard_normal((batch, policy.goal_length, o))
+        goal = mean + 0.5 * std * rng.standard_normal((batch, policy.goal_length, o))
         given["goal"] = goal.astype(np.float32)
     return given
 

@@ -37,7 +37,7 @@ def lower(function: Callable[..., dict], inputs: dict[str, tuple[tuple[int, ...]
     Raises:
       NotLowered: for a primitive without a rule.
     """
-    from onnx import TensorProto, checker, helper
+    from onnx import checker, helper
 
     batch, = jax.export.symbolic_shape(BATCH)
     shapes = {name: jax.ShapeDtypeStruct((batch, *shape), dtype)
@@ -45,14 +45,13 @@ def lower(function: Callable[..., dict], inputs: dict[str, tuple[tuple[int, ...]
     closed, found = jax.make_jaxpr(lambda given: function(**given), return_shape=True)(shapes)
     graph = _Graph()
     names = sorted(inputs)  # the order in which JAX flattens a dictionary
-    size = graph.op("Shape", names[0], start=0, end=1)
-    assert size == graph.batch
+    graph.batch = graph.op("Shape", names[0], start=0, end=1)
     results = _run(graph, closed, names)
     for name, value in zip(sorted(found), results, strict=True):
         graph.op("Identity", value, name=name)
 
     def info(name, shape, dtype):
-        kind = TensorProto.BOOL if dtype == bool else TensorProto.FLOAT
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return helper.make_tensor_value_info(name, kind, ["batch", *shape])
 
     nodes, constants = graph.needed_for(list(found))
@@ -70,10 +69,9 @@ def lower(function: Callable[..., dict], inputs: dict[str, tuple[tuple[int, ...]
 class _Graph:
     """Nodes under way. A value is the name of a tensor, or an array that is known."""
 
-    batch = "v0"  # the name of the batch size, `[1]`
-
     def __init__(self):
         self.nodes, self.constants = [], {}
+        self.batch = ""  # the batch size, `[1]`
 
     def op(self, kind: str, *inputs, name: str = "", outputs: int = 0, **attributes):
         """Emits a node; the name of its result, or with `outputs` those of so many."""
