@@ -316,8 +316,9 @@ def draw(runs: dict[str, Driven], chosen: str, file: Path) -> None:
         axis.set(title=f"{name}: {failed} of {len(driven.success)} failed",
                  xlabel="false alarms (of successful episodes)",
                  ylabel="failures foretold" if axis is axes[0, 0] else "", aspect="equal")
-        axis.legend(loc="lower right", fontsize=6.5, frameon=False, title="AUC",
-                    title_fontsize=7)
+        if len(axis.lines) > 1:
+            axis.legend(loc="lower right", fontsize=6.5, frameon=False, title="AUC",
+                        title_fontsize=7)
     figure.suptitle(f"student: {chosen}; teacher: spread of {TEACHER_SAMPLES} samples",
                     fontsize=9)
     figure.tight_layout()
