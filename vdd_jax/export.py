@@ -115,7 +115,9 @@ def run(workdir: Path, form: str, out: Path) -> str:
     size = f"{out} ({out.stat().st_size / 2**20:.1f} MiB)"
     inputs = ", ".join(f"{name} [B, {', '.join(map(str, shape))}]"
                        for name, (shape, _) in inputs_of(policy).items())
-    return (f"wrote {size}" + f" and {beside}" * bool(beside) + f"\ninputs: {inputs}\n"
+    acting = ("" if form == "numpy" or not policy.min_weight else "\nthis policy acts by experts "
+              f"of weight {policy.min_weight:g} and more (config.policy.min_weight)")
+    return (f"wrote {size}" + f" and {beside}" * bool(beside) + f"\ninputs: {inputs}{acting}\n"
             + describe(found))
 
 
