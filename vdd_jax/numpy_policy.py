@@ -193,7 +193,8 @@ class Transformer:
         depth = sum(f"transformer/block_{i}/up/kernel" in params for i in range(len(params)))
         self.blocks = [_block(_under(params, f"transformer/block_{i}/"), heads)
                        for i in range(depth)]
-        self.norm = params["transformer/norm/scale"], params["transformer/norm/bias"]
+        scale, shift = (params[f"transformer/norm/{name}"] for name in ("scale", "bias"))
+        self.norm = _f32(scale * math.sqrt(len(scale))), shift
         self.goal, self.prefix = None, [None] * depth
         self.masks = {}  # where all observations were made, by the numbers of tokens
 
@@ -206,7 +207,7 @@ class Transformer:
             self.prefix = self._run(rows, self.goal_positions, None, [None] * len(self.blocks))[1]
             self.goal = goal.copy()
         x = self._run(self.rows_of(observations, steps), self.positions, valid, self.prefix)[0]
-        x = x * _rstd(x)
+        x = _unit(x)
         x *= self.norm[0]
         x += self.norm[1]
         return x
@@ -226,7 +227,7 @@ class Transformer:
                 self.masks[size, earlier] = mask
         for block, cache in zip(self.blocks, prefix, strict=True):
             last = block is self.blocks[-1]
-            h = x * _rstd(x)
+            h = _unit(x)
             kernel, bias = block.attend
             if last:  # of which the newest token alone is asked for
                 newest = slice(size - 1, None, size)
@@ -244,7 +245,7 @@ class Transformer:
             if last:
                 x, mask = x[newest], mask[..., -1:, :]
             x = x + block.project(self._attend(q, k, v, mask))
-            x += block.down(_twice_gelu(block.up(x * _rstd(x))))
+            x += block.down(_twice_gelu(block.up(_unit(x))))
         return x, caches
 
     def _attend(self, q, k, v, mask):
@@ -271,13 +272,13 @@ def _mask(size: int, earlier: int, valid):
     return mask if valid is None else mask[:, None]
 
 
-def _rstd(x):
-    """1/√(variance + 1e-6) `[B, 1]` of rows whose mean is 0."""
+def _unit(x):
+    """Rows `[B, D]` of mean 0, each at length 1 but for what a normalisation adds to a variance;
+    its scale is √D times this."""
     square = np.add.reduce(x * x, axis=1, keepdims=True)
-    square *= 1 / x.shape[1]
-    square += 1e-6
+    square += 1e-6 * x.shape[1]
     np.sqrt(square, out=square)
-    return np.reciprocal(square, out=square)
+    return x / square
 
 
 def _block(p: dict, heads: int) -> Block:
@@ -299,7 +300,7 @@ def _block(p: dict, heads: int) -> Block:
 def _after_norm(p: dict, norm: str, layer: str):
     kernel = p[f"{layer}/kernel"].astype(np.float64)
     bias = p[f"{norm}/bias"] @ kernel + p[f"{layer}/bias"]
-    return p[f"{norm}/scale"][:, None] * kernel, bias
+    return math.sqrt(len(kernel)) * p[f"{norm}/scale"][:, None] * kernel, bias
 
 
 def _centred(*values):
