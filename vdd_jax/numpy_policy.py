@@ -404,8 +404,9 @@ class NumpyPolicy:
         mean = self.alone[z].mean(hidden)
         if how != "sample":
             return mean
-        noise = rng.standard_normal(mean.shape)
-        return mean + np.einsum("bij,bj->bi", self._factor(self.alone[z].scale(hidden)), noise)
+        noise = rng.standard_normal(mean.shape, np.float32)
+        factor = self._factor(self.alone[z].scale(hidden))
+        return mean + np.einsum("bij,bj->bi", factor, noise)
 
     def _see(self, observation):
         """Rows for the experts `[B, D]`, log q(z|s) `[B, Z]`, and the batch axes that B stands
