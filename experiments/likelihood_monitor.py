@@ -25,6 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from vdd_jax import policy as policy_lib
 from vdd_jax.checkpoint import write_json
@@ -378,6 +379,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True, help="without ending")
     parser.add_argument("--episodes", type=int, default=960, help="of each run")
     arguments = parser.parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # orbax tells every file it touches
     print(table(run(arguments.workdir, arguments.out, arguments.episodes)))
 
 
