@@ -6,9 +6,10 @@ from setuptools import find_packages, setup
 
 PLOT = ["matplotlib>=3.8"]
 SIM = ["mujoco>=3.3,<4"]
+EXPORT = ["flatbuffers>=24.3", "onnx>=1.16", "onnxruntime>=1.18"]
 TORCH = ["torch>=2.6"]  # published checkpoints are read with it, benchmarks compare with it
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", "nbclient>=0.10",
-        "ipykernel>=6.29", *PLOT, *SIM]
+        "ipykernel>=6.29", *EXPORT, *PLOT, *SIM]
 
 setup(
     name="vdd_jax",
@@ -29,5 +30,5 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
     ],
-    extras_require={"plot": PLOT, "sim": SIM, "test": TEST, "torch": TORCH},
+    extras_require={"export": EXPORT, "plot": PLOT, "sim": SIM, "test": TEST, "torch": TORCH},
 )

@@ -98,6 +98,7 @@ def test_core_is_mathematics_only(module):
     ("flax.linen", ("vdd_jax.models",)),
     ("orbax", ("vdd_jax.checkpoint",)),
     ("matplotlib", FIGURES),
+    ("onnx", ("vdd_jax.export_onnx",)),
 ])
 def test_a_package_has_one_home(package, home):
     """Flax layers, checkpoints and plots are each imported in one place, and there they are."""
@@ -137,6 +138,12 @@ def test_importing_needs_the_base_installation_only(module):
     allowed = REQUIRED | ({"matplotlib"} if module in FIGURES else set())
     assert external(module, at_once_only=True) <= allowed
     assert "torch" not in external(module) or module == "vdd_jax.torch_checkpoints"
+
+
+def test_the_numpy_policy_is_a_file_of_its_own():
+    """A robot has NumPy and this file."""
+    assert external("vdd_jax.numpy_policy") == {"numpy"}
+    assert not internal("vdd_jax.numpy_policy")
 
 
 def test_figures_are_imported_late():

@@ -159,11 +159,16 @@ def test_entropy(policy):
     exact = (weights * each).sum(-1) + mixture.gating_entropy(q)
     found = policy.entropy(BATCH, KEY, 4_000)
     np.testing.assert_allclose(found, exact, atol=0.08)
+    np.testing.assert_allclose(policy.gating_entropy(BATCH), mixture.gating_entropy(q), rtol=1e-5)
+    lower, upper = policy.entropy_bounds(BATCH)
+    assert np.all(lower < found + 0.08) and np.all(found - 0.08 < upper)
+    np.testing.assert_allclose(upper, exact, atol=0.02)
 
 
 @pytest.mark.parametrize("call", [
     lambda p, o: p.act(o, KEY), lambda p, o: p.sample(o, KEY), lambda p, o: p.mixture(o),
     lambda p, o: p.log_prob(o, np.zeros((*np.shape(o)[:-1], 2))), lambda p, o: p.entropy(o, KEY),
+    lambda p, o: p.gating_entropy(o), lambda p, o: p.entropy_bounds(o),
 ])
 @pytest.mark.parametrize("observation, words", [
     (np.zeros(2), r"observation has shape \(2,\).*\[\.\.\., 1\]"),

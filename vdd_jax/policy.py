@@ -97,6 +97,15 @@ class Policy:
         """Monte-Carlo estimate of −E log q(a|s), `[...]`, in nats (there is no closed form)."""
         return _entropy(self, checked(self, observation), key, num_samples)
 
+    def entropy_bounds(self, observation) -> tuple[jax.Array, jax.Array]:
+        """Lower and upper bound of the entropy, `[...]`, in nats: cheap enough for every step."""
+        return _entropy_bounds(self, checked(self, observation))
+
+    def gating_entropy(self, observation) -> jax.Array:
+        """−Σ_z q(z|s) log q(z|s), `[...]`, in nats, exact: how undecided the choice of an expert
+        is."""
+        return _gating_entropy(self, checked(self, observation))
+
 
 @jax.jit
 def _mixture(policy: Policy, observation, expert=None):
@@ -138,6 +147,16 @@ def _log_prob(policy: Policy, observation, action):
 def _entropy(policy: Policy, observation, key, num_samples):
     q = _mixture(policy, observation)
     return -jnp.mean(mixtures.log_prob(q, mixtures.sample(q, key, (num_samples,))), axis=0)
+
+
+@jax.jit
+def _entropy_bounds(policy: Policy, observation):
+    return mixtures.entropy_bounds(_mixture(policy, observation))
+
+
+@jax.jit
+def _gating_entropy(policy: Policy, observation):
+    return mixtures.gating_entropy(_mixture(policy, observation))
 
 
 def directory_of(workdir: str | Path) -> Path | None:

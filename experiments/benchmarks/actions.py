@@ -57,6 +57,14 @@ ROWS = {
     "export": Row(
         "JAX student, exported", "actions", "jax student export",
         "The same program exported by jax.export, written to bytes, read back, called under jit."),
+    "numpy": Row(
+        "NumPy student", "actions", "exported student numpy",
+        "numpy_policy.py of this library, which needs NumPy alone; every call has the same goal, "
+        "whose keys and values are kept. Its process also holds JAX, which made the weights."),
+    "onnx": Row(
+        "ONNX student", "actions", "exported student onnx",
+        "The exported mixture in ONNX Runtime, asked for gating and means; the expert is drawn in "
+        "NumPy. All experts' means are computed, no covariances. Its process also holds JAX."),
     **{f"teacher-{calls}": Row(
         f"JAX teacher, {calls} call{'s' * (calls > 1)}", "actions", f"jax teacher {calls}",
         f"teachers.sample of this library, DDIM steps: {calls}, at exponential noise levels, the "
@@ -94,8 +102,7 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
       Unavailable: without the device, or without what compiles or exports.
     """
     library, network, kind = how.split()
-    make = {"torch": torch_actor, "jax": jax_actor}[library]
-    act, peak_mib, facts = make(sizes, network, kind, windows, device, threads)
+    act, peak_mib, facts = ACTORS[library](sizes, network, kind, windows, device, threads)
     seen, number = observations(sizes, windows), 0
 
     def one():
@@ -176,20 +183,15 @@ def jax_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, th
     import jax
 
     from vdd_jax import config as config_lib
-    from vdd_jax.data import Scaler
 
     try:
         found = jax.devices(device)[0]
     except (RuntimeError, AssertionError) as error:  # the latter where no plug-in is installed
         raise Unavailable(f"JAX sees no {device.upper()} device") from error
-    zero, one = np.zeros, np.ones
-    o, a = sizes.observation_dim, sizes.action_dim
-    scaler = jax.device_put(Scaler(*(make(n, np.float32) for make, n in (
-        (zero, a), (one, a), (zero, o), (one, o), (one, o)))))
     if network == "student":
-        program, params = _jax_student(sizes, scaler, kind)
+        program, params = _jax_student(sizes)
     else:
-        program, params = _jax_teacher(sizes, scaler, int(kind))
+        program, params = _jax_teacher(sizes, int(kind))
     keys = list(jax.random.split(jax.random.key(1), KEYS))
     if kind != "jit":
         program = _compiled(program, kind, observations(sizes, batch), keys[0])
@@ -207,27 +209,46 @@ def jax_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, th
         "parameters": sum(v.size for v in jax.tree.leaves(params))}
 
 
-def _jax_student(sizes: Sizes, scaler, kind: str):
-    """(what is seen, key) → actions `[B, A]`, by the policy of a student, and its parameters."""
+def _scaler(sizes: Sizes):
+    """Numbers stay as they are."""
+    import jax
+
+    from vdd_jax.data import Scaler
+
+    zero, one = np.zeros, np.ones
+    o, a = sizes.observation_dim, sizes.action_dim
+    return jax.device_put(Scaler(*(make(n, np.float32) for make, n in (
+        (zero, a), (one, a), (zero, o), (one, o), (one, o)))))
+
+
+def _policy(sizes: Sizes):
+    """The policy of a student with random weights."""
     import jax
     import step_jax
 
     from vdd_jax import problem
     from vdd_jax.models.moe import MixtureOfExperts
-    from vdd_jax.policy import History, Policy
+    from vdd_jax.policy import Policy
 
     config = step_jax.configure(sizes, "last", 1)
     model = MixtureOfExperts(action_dim=sizes.action_dim, **config.student.to_dict())
     example = step_jax.random_windows(sizes, 1).observation
     params = jax.jit(model.init)(jax.random.key(0), example)["params"]
-    policy = Policy(
-        params, scaler, model.apply, sizes.observation_dim, sizes.action_dim, sizes.window,
+    return Policy(
+        params, _scaler(sizes), model.apply, sizes.observation_dim, sizes.action_dim, sizes.window,
         goal_length=sizes.goal_length, matmul=problem.MATMUL[config.precision],
         apply_one=model.apply_one)
-    return lambda seen, key: policy.act(History(seen.states, goal=seen.goals), key), params
 
 
-def _jax_teacher(sizes: Sizes, scaler, calls: int):
+def _jax_student(sizes: Sizes):
+    """(what is seen, key) → actions `[B, A]`, by the policy of a student, and its parameters."""
+    from vdd_jax.policy import History
+
+    policy = _policy(sizes)
+    return lambda seen, key: policy.act(History(seen.states, goal=seen.goals), key), policy.params
+
+
+def _jax_teacher(sizes: Sizes, calls: int):
     """(what is seen, key) → actions `[B, A]`, by the teacher's sampler, and its parameters."""
     import jax
     import step_jax
@@ -240,7 +261,8 @@ def _jax_teacher(sizes: Sizes, scaler, calls: int):
     network = denoiser.build(config.teacher, sizes.action_dim)
     params = jax.jit(functools.partial(denoiser.init, config.teacher, network))(
         jax.random.key(0), step_jax.random_windows(sizes, 1))
-    teacher = teachers.from_network(config.teacher, params, sizes.action_dim)
+    teacher, scaler = teachers.from_network(config.teacher, params, sizes.action_dim), _scaler(
+        sizes)
 
     def program(seen, key):
         context = scaler.context(seen.states, None, seen.past, seen.goals)
@@ -268,6 +290,23 @@ def _compiled(program, kind: str, seen: Seen, key):
         restored = jax.jit(export.deserialize(written).call)
         return lambda seen, key: restored(*seen, key)
     return program.lower(seen, key).compile()
+
+
+def exported_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, threads: int):
+    """As `torch_actor`, of the student as `vdd_jax.export --format=KIND` writes it."""
+    import actions_exported
+    import jax
+
+    if device != "cpu":
+        raise Unavailable(f"the row of {kind} computes on a CPU")
+    policy = _policy(sizes)
+    act, versions = getattr(actions_exported, f"{kind}_actor")(policy, threads)
+    return act, step.peak_rss_mib, {
+        "device": "cpu", "versions": versions,
+        "parameters": sum(v.size for v in jax.tree.leaves(policy.params))}
+
+
+ACTORS = {"torch": torch_actor, "jax": jax_actor, "exported": exported_actor}
 
 
 # ---- the parent

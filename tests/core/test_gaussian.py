@@ -233,3 +233,27 @@ def test_wrong_shapes_raise(mean, tril):
         gaussian.diffuse_tril(jnp.zeros(mean), jnp.ones(tril), 1.0, 1.0)
     with pytest.raises(ValueError, match="scale_tril has shape"):
         gaussian.entropy(jnp.zeros(mean), jnp.ones(tril))
+
+
+@pytest.mark.parametrize("size, diagonal", [(1, False), (3, False), (17, False), (3, True)])
+def test_distances_of_two_normals(size, diagonal):
+    """KL and Bhattacharyya by covariances in float64; leading axes broadcast."""
+    rng = np.random.default_rng(size)
+    means = rng.normal(size=(2, 4, size))
+    tril = 0.3 * np.tril(rng.normal(size=(2, 4, size, size)), -1) * (not diagonal)
+    tril = tril + np.eye(size) * rng.uniform(0.5, 2.0, size=(2, 4, 1, size))
+    covariance = tril @ tril.swapaxes(-1, -2)
+    pairs = [(means[0][:, None], covariance[0][:, None]), (means[1][None], covariance[1][None])]
+    (m, c), (n, d) = pairs
+    inverse, apart = np.linalg.inv(d), np.broadcast_to(n - m, (4, 4, size))[..., None]
+    log_det = [np.linalg.slogdet(v)[1] for v in (c, d, (c + d) / 2)]
+    quadratic = (apart.swapaxes(-1, -2) @ inverse @ apart)[..., 0, 0]
+    kl = 0.5 * (np.trace(inverse @ c, axis1=-2, axis2=-1) + quadratic - size
+                + log_det[1] - log_det[0])
+    middle = (apart.swapaxes(-1, -2) @ np.linalg.inv((c + d) / 2) @ apart)[..., 0, 0]
+    bhattacharyya = middle / 8 + 0.5 * (log_det[2] - 0.5 * (log_det[0] + log_det[1]))
+    factors = np.diagonal(tril, axis1=-2, axis2=-1) if diagonal else tril
+    given = [v.astype(np.float32) for v in (
+        means[0][:, None], factors[0][:, None], means[1][None], factors[1][None])]
+    np.testing.assert_allclose(gaussian.kl(*given), kl, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gaussian.bhattacharyya(*given), bhattacharyya, rtol=1e-4, atol=1e-4)

@@ -352,3 +352,31 @@ def test_the_draw_waits_for_the_mixture():
     key = jax.random.key(3)
     assert mixture._after(q.log_weights, key) == key
     assert mixture._after(broken.log_weights, key) != key
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_bounds_of_the_entropy_hold_and_are_tight_where_they_should_be(diagonal):
+    """Beside Monte-Carlo on random mixtures; exact for experts that are all alike or far apart."""
+    bounds = jax.jit(mixture.entropy_bounds)
+    some = random_mixture((4,), experts=4, diagonal=diagonal)
+    some = some._replace(means=0.3 * some.means)  # they overlap
+    samples = sample(some, jax.random.key(0), (20_000,))
+    values = -np.asarray(log_prob(some, samples))
+    mean, error = values.mean(0), values.std(0) / np.sqrt(20_000)
+    lower, upper = bounds(some)
+    assert np.all(lower < mean + 4 * error) and np.all(mean - 4 * error < upper)
+    alone = np.asarray(jnp.sum(jnp.exp(some.log_weights) * mixture.gaussian.entropy(
+        some.means, some.scale_tril), -1))
+    gating = np.asarray(mixture.gating_entropy(some))
+    assert np.all(upper < alone + gating - 0.01)  # better than knowing the expert
+    far = some._replace(means=some.means + 1e3 * np.arange(4)[:, None])
+    alike = some._replace(means=0 * some.means, scale_tril=0 * some.scale_tril
+                          + some.scale_tril[:, :1])
+    one = np.asarray(mixture.gaussian.entropy(alike.means, alike.scale_tril))[:, 0]
+    for q, exact in ((far, alone + gating), (alike, one)):
+        for bound in bounds(q):
+            np.testing.assert_allclose(bound, exact, rtol=1e-4, atol=1e-4)
+    dead = Mixture(jnp.log(jnp.array([1.0, 0.0])), far.means[0, :2], far.scale_tril[0, :2])
+    for bound in bounds(dead):
+        np.testing.assert_allclose(
+            bound, mixture.gaussian.entropy(dead.means, dead.scale_tril)[0], rtol=1e-4)

@@ -89,14 +89,46 @@ def log_prob(x: jax.Array, mean: jax.Array, scale_tril: jax.Array) -> jax.Array:
       scale_tril: `[..., A, A]`, or `[..., A]` when diagonal.
     """
     z = whiten(x, mean, scale_tril)
-    log_det = jnp.sum(jnp.log(jnp.abs(diagonal(mean, scale_tril))), axis=-1)
-    return -0.5 * jnp.sum(z * z, axis=-1) - log_det - 0.5 * mean.shape[-1] * LOG_2PI
+    constant = 0.5 * mean.shape[-1] * LOG_2PI
+    return -0.5 * jnp.sum(z * z, axis=-1) - _log_det(mean, scale_tril) - constant
 
 
 def entropy(mean: jax.Array, scale_tril: jax.Array) -> jax.Array:
     """H = ½ A (1 + log 2π) + log |L|, `[...]`, in nats (closed form)."""
-    log_det = jnp.sum(jnp.log(jnp.abs(diagonal(mean, scale_tril))), axis=-1)
-    return log_det + 0.5 * mean.shape[-1] * (1.0 + LOG_2PI)
+    return _log_det(mean, scale_tril) + 0.5 * mean.shape[-1] * (1.0 + LOG_2PI)
+
+
+def kl(mean: jax.Array, scale_tril: jax.Array, to_mean: jax.Array, to_tril: jax.Array) -> jax.Array:
+    """KL(N(μ, L Lᵀ) ‖ N(μ', L' L'ᵀ)), `[...]`, in nats (closed form); leading axes broadcast."""
+    if is_diagonal(mean, scale_tril):
+        spread = scale_tril / to_tril
+    else:
+        columns = jnp.swapaxes(scale_tril, -1, -2)
+        spread = whiten(columns, jnp.zeros_like(mean)[..., None, :], to_tril[..., None, :, :])
+        spread = spread.reshape(*spread.shape[:-2], -1)
+    apart = whiten(mean, to_mean, to_tril)
+    ratio = _log_det(to_mean, to_tril) - _log_det(mean, scale_tril)
+    return ratio + 0.5 * (
+        jnp.sum(spread * spread, -1) + jnp.sum(apart * apart, -1) - mean.shape[-1])
+
+
+def bhattacharyya(mean: jax.Array, scale_tril: jax.Array, to_mean: jax.Array,
+                  to_tril: jax.Array) -> jax.Array:
+    """−log ∫ √(N N'), `[...]`, of two normals (closed form); leading axes broadcast."""
+    if is_diagonal(mean, scale_tril):
+        middle = jnp.hypot(scale_tril, to_tril) / math.sqrt(2.0)
+    else:  # the factor of the mean covariance, as in `diffuse_tril`
+        pair = jnp.broadcast_arrays(*(jnp.swapaxes(v, -1, -2) for v in (scale_tril, to_tril)))
+        r = _upper_factor(jnp.concatenate(pair, axis=-2) / math.sqrt(2.0))
+        middle = jnp.swapaxes(r, -1, -2)
+    apart = whiten(mean, to_mean, middle)
+    ratio = _log_det(apart, middle) - 0.5 * (
+        _log_det(mean, scale_tril) + _log_det(to_mean, to_tril))
+    return ratio + 0.125 * jnp.sum(apart * apart, -1)
+
+
+def _log_det(mean, scale_tril):
+    return jnp.sum(jnp.log(jnp.abs(diagonal(mean, scale_tril))), axis=-1)
 
 
 def reparameterise(noise: jax.Array, mean: jax.Array, scale_tril: jax.Array) -> jax.Array:
@@ -130,11 +162,11 @@ def diffuse_tril(mean: jax.Array, scale_tril: jax.Array, alpha, sigma) -> jax.Ar
     stacked = jnp.concatenate(
         [jnp.broadcast_to(upper, (*batch, a, a)), jnp.broadcast_to(noise, (*batch, a, a))], axis=-2
     )
-    return jnp.swapaxes(_upper(stacked), -1, -2)
+    return jnp.swapaxes(_upper_factor(stacked), -1, -2)
 
 
 @jax.custom_vjp
-def _upper(matrix: jax.Array) -> jax.Array:
+def _upper_factor(matrix: jax.Array) -> jax.Array:
     """R `[..., A, A]` of the QR decomposition of `[..., M, A]`, with a positive diagonal.
 
     Its derivative is written down, since R of RᵀR = MᵀM =: S is the factor of a Cholesky
@@ -143,12 +175,12 @@ def _upper(matrix: jax.Array) -> jax.Array:
     would be many times as many operations.
     """
     a = matrix.shape[-1]
-    r = _triangularise(matrix) if a <= _UNROLL else jnp.linalg.qr(matrix, mode="r")
+    r = triangularise(matrix) if a <= _UNROLL else jnp.linalg.qr(matrix, mode="r")
     return r * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., :, None]
 
 
 def _upper_forward(matrix):
-    r = _upper(matrix)
+    r = _upper_factor(matrix)
     return r, (matrix, r)
 
 
@@ -161,7 +193,7 @@ def _upper_backward(kept, cotangent):
     return (2.0 * jnp.einsum("...mi,...ij->...mj", matrix, of_gram),)
 
 
-_upper.defvjp(_upper_forward, _upper_backward)
+_upper_factor.defvjp(_upper_forward, _upper_backward)
 
 
 def _solve_upper(r: jax.Array, right: jax.Array) -> jax.Array:
@@ -174,7 +206,7 @@ def _solve_upper(r: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.swapaxes(solved, -1, -2)
 
 
-def _triangularise(matrix: jax.Array) -> jax.Array:
+def triangularise(matrix: jax.Array) -> jax.Array:
     """R `[..., A, A]` of the QR decomposition of `[..., M, A]`, by modified Gram-Schmidt.
 
     Written out over the A columns and vectorised over the batch, like `whiten`. Only R is

@@ -126,6 +126,28 @@ def gating_entropy(mixture: Mixture) -> jax.Array:
     return -jnp.sum(jnp.exp(log_w) * jnp.where(dead, 0.0, log_w), axis=-1)
 
 
+def entropy_bounds(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
+    """Lower and upper bound `[...]` of the entropy −E log q(a|s), in nats; there is no closed form.
+
+    Σ_z w_z H(N_z) − Σ_z w_z log Σ_k w_k exp(−D(N_z, N_k)) with D the Bhattacharyya
+    distance for the lower bound and the KL divergence for the upper one (Kolchinsky & Tracey 2017,
+    "Estimating mixture entropy with pairwise distances"). Both are exact where
+    experts are all alike, or all far apart.
+    """
+    log_w, means, tril = mixture
+    full = not gaussian.is_diagonal(means, tril)
+    pairs = (means[..., :, None, :], tril[..., :, None, :, :] if full else tril[..., :, None, :],
+             means[..., None, :, :], tril[..., None, :, :, :] if full else tril[..., None, :, :])
+    weights = jnp.exp(log_w)
+    within = jnp.sum(weights * gaussian.entropy(means, tril), axis=-1)
+
+    def bound(distance):
+        among = jax.nn.logsumexp(log_w[..., None, :] - distance, axis=-1)
+        return within - jnp.sum(weights * jnp.where(weights > 0, among, 0.0), axis=-1)
+
+    return bound(gaussian.bhattacharyya(*pairs)), bound(gaussian.kl(*pairs))
+
+
 def mean_of_most_likely(mixture: Mixture) -> jax.Array:
     """The mean of the expert of highest gating probability, `[..., A]`."""
     return select(mixture, jnp.argmax(mixture.log_weights, axis=-1))[0]
