@@ -7,7 +7,12 @@ from setuptools import find_packages, setup
 PLOT = ["matplotlib>=3.8"]
 SIM = ["mujoco>=3.3,<4"]
 TORCH = ["torch>=2.6"]  # published checkpoints are read with it, benchmarks compare with it
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", *PLOT, *SIM]
+HDF5 = ["h5py>=3.10"]  # demonstrations of robomimic, of Minari, and our own layout
+LEROBOT = ["pyarrow>=15"]
+TENSORBOARD = ["tensorboardX>=2.6"]
+WANDB = ["wandb>=0.17"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", *PLOT, *SIM,
+        *HDF5, *LEROBOT, *TENSORBOARD]
 
 setup(
     name="vdd_jax",
@@ -28,5 +33,8 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
     ],
-    extras_require={"plot": PLOT, "sim": SIM, "test": TEST, "torch": TORCH},
+    extras_require={
+        "plot": PLOT, "sim": SIM, "test": TEST, "torch": TORCH, "hdf5": HDF5, "lerobot": LEROBOT,
+        "tensorboard": TENSORBOARD, "wandb": WANDB,
+    },
 )

@@ -101,8 +101,12 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
                           "config.teacher.noise_embedding = 'sinusoidal' it is an even number")
     if c["task.name"] == "recorded" and not c["task.demonstrations"] and not (
             c["task.observation_dim"] and c["task.action_dim"]):
-        errors.append("config.task.name is 'recorded', which needs a file: "
-                      "config.task.demonstrations (see vdd_jax/tasks/recorded.py)")
+        errors.append("config.task.name is 'recorded', which needs a file or directory: "
+                      "config.task.demonstrations (see docs/data.md)")
+    if c["task.name"] != "recorded":
+        errors += [f"config.task.{key} is given, but the data of {c['task.name']} have a format of "
+                   "their own; config.task.name = 'recorded' reads others"
+                   for key in ("observation_keys", "action_keys", "subset") if c[f"task.{key}"]]
     if c["policy.min_weight"] * c["student.num_experts"] >= 1:
         errors.append(f"config.policy.min_weight is {c['policy.min_weight']:g}, but equal weights "
                       f"of {c['student.num_experts']} experts (config.student.num_experts) are not "

@@ -193,9 +193,14 @@ def scaler_and_config(checkpoints: Checkpoints, what: str) -> tuple[Scaler, Conf
 
 
 def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) -> None:
-    """The teacher's task is that of `config`: name, sizes, window, chunk, goal."""
-    for key in ("name", "window", "chunk", "goal_length"):
+    """The teacher's task is that of `config`: name, sizes, window, chunk, goal, and the names of
+    what is observed and done, where both say them."""
+    for key in ("name", "window", "chunk", "goal_length", "observation_keys", "action_keys"):
         theirs, ours = settings.task[key], config.task[key]
+        if key.endswith("_keys"):
+            theirs, ours = tuple(theirs), tuple(ours)
+            if not (theirs and ours):  # names that a format gives are not written down
+                continue
         if theirs != ours:
             raise CheckpointError(
                 f"the teacher in {directory} was trained with config.task.{key} = {theirs!r}, but "
