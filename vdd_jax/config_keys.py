@@ -117,6 +117,10 @@ KEYS: dict[str, Key] = {
         "", "a run whose teacher is used, with its own settings: the other keys of teacher.* are "
         "not looked at then; empty: this run's own"
     ),
+    "teacher.given": Key(
+        False, "the teacher is a function that is given in Python (docs/teachers.md, which sets "
+        "this); of teacher.* only sampler.* is looked at then"
+    ),
     "teacher.schedule": Key(
         "ve", "noise: 've' (as BESO); 'vp_cosine', 'vp_linear' (continuous); 'ddpm_cosine', "
         "'ddpm_linear' (num_train_steps steps); 'flow' (flow matching)",

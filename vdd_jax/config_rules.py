@@ -55,7 +55,20 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
     if c["teacher.workdir"] and "train_teacher" in c["stages"]:
         errors.append("config.teacher.workdir names a trained teacher; take 'train_teacher' out of "
                       "config.stages")
-    if learned and not c["teacher.workdir"] and c["teacher.schedule"] == "ve" and (
+    given = c["teacher.given"]
+    if given and not learned:
+        errors.append(f"the teacher of {c['task.name']} is exact; none can be given "
+                      "(config.teacher.given)")
+    if given and c["teacher.workdir"]:
+        errors.append("config.teacher.workdir names a teacher, and another one is given "
+                      "(config.teacher.given); one or the other")
+    if given:
+        errors += [f"config.stages has {stage!r}, which a teacher that is given in Python has no "
+                   "use for" for stage in ("train_teacher", "consistency") if stage in c["stages"]]
+        if c["distill.trunk_from_teacher"]:
+            errors.append("config.distill.trunk_from_teacher needs a teacher of this library, not "
+                          "one that is given in Python")
+    if learned and not given and not c["teacher.workdir"] and c["teacher.schedule"] == "ve" and (
             c["distill.noise.kind"] != "discrete"):
         for name in ("low", "high"):
             level = c[f"distill.noise.{name}"]
