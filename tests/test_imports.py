@@ -107,7 +107,8 @@ def test_a_package_has_one_home(package, home):
 
 
 LOW = [m for m in IMPORTS if under(m, *(f"vdd_jax.{n}" for n in (
-    "tasks", "formats", "data", "checkpoint", "metrics", "sharding", "types", "config", "core")))]
+    "tasks", "formats", "data", "checkpoint", "metrics", "loggers", "sharding", "types", "config",
+    "core")))]
 
 
 @pytest.mark.parametrize("module", LOW)

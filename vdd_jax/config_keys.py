@@ -414,6 +414,11 @@ KEYS: dict[str, Key] = {
     "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
                                   **_at_least(1)),
     "run.log_every": Key(1_000, "iterations between two lines of metrics", **_at_least(1)),
+    "run.loggers": Key(
+        (), "where metrics go beside metrics.jsonl: 'tensorboard', 'wandb' (an extra each)",
+        lambda v: set(v) <= {"tensorboard", "wandb"} and len({*v}) == len(v),
+        "of 'tensorboard' and 'wandb', each once at most",
+    ),
     "run.checkpoint_every": Key(2_000, "iterations between two checkpoints", **_at_least(1)),
     "run.num_snapshots": Key(6, "mixtures kept over training for the figure; 0: none",
                              **_at_least(0)),

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import distill, evaluate, problem, sharding, train_teacher
+from vdd_jax import distill, evaluate, loggers, problem, sharding, train_teacher
 from vdd_jax.baselines import consistency, from_scratch
 from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.config import ConfigError
@@ -135,6 +135,7 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False,
         config = ConfigDict(config.to_dict())
         config.teacher.given = True
     config_lib.validate(config)
+    loggers.check(config.run.loggers)
     if config.teacher.given and teacher is None and {"distill", "evaluate"} & {*config.stages}:
         raise CheckpointError(problem.NOT_GIVEN)
     with jax.default_matmul_precision(problem.MATMUL[config.precision]):
