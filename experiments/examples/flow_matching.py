@@ -3,8 +3,20 @@
     python experiments/examples/flow_matching.py [--workdir=runs/flow_matching] [--smoke]
 
 A plain MLP learns the velocity u(x, s, t) of x = (1 − t) a + t ε by a few lines of optax.
-`teachers.from_function` makes it a teacher, `stages.run` distils and evaluates it, and
-`policy.load` acts without it.
+`teachers.from_function` makes it a teacher, `stages.run` distils and evaluates it, and the student
+that `policy.load` gives acts without it. It ended with
+
+    network calls per action             39              1
+    sliced Wasserstein to teacher        0.1937 (floor)  0.1982
+    MMD² to teacher                      -0.0000         0.0001
+    std / teacher's                      1.001           0.991
+    NLL of held-out actions              –               0.068 nats
+    KL(student‖teacher)                  –               0.136 nats
+    KL(teacher‖student)                  –               0.316 nats
+    teacher's samples in the 50% region  –               0.544
+    teacher's samples in the 95% region  –               0.903
+    teacher: modes found 6 of 6, samples within 3 std of a mode 0.929
+    student: modes found 6 of 6, samples within 3 std of a mode 0.977
 """
 
 import argparse
@@ -16,7 +28,7 @@ import optax
 import ring
 from absl import logging
 
-from vdd_jax import policy, stages, teachers
+from vdd_jax import stages, teachers
 from vdd_jax.core import schedules
 
 WIDTHS = (11, 128, 128, 128, 2)
@@ -75,12 +87,12 @@ def main():
 
     teacher = teachers.from_function(velocity, schedules.flow(), "velocity", params=params,
                                      description="flow matching, an MLP of the user's")
-    config = ring.configuration(data, num_iterations=20 if smoke else 6_000)
+    config = ring.configuration(data, num_iterations=20 if smoke else 3_000)
     config.teacher.sampler.update(kind="heun", num_steps=20, spacing="time")
     if smoke:
         ring.shrink(config)
     stages.run(config, arguments.workdir / "run", teacher=teacher)
-    print(ring.found(policy.load(arguments.workdir / "run")))
+    ring.compare(config, teacher, arguments.workdir / "run")
 
 
 if __name__ == "__main__":

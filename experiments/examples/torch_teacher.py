@@ -19,7 +19,7 @@ import ring
 import torch
 from absl import logging
 
-from vdd_jax import policy, stages, teachers
+from vdd_jax import stages, teachers
 from vdd_jax.core import schedules
 
 SCHEDULE = schedules.vp_cosine()
@@ -92,16 +92,17 @@ def main():
 
     observations, actions = ring.demonstrations(2_000 if smoke else 20_000)
     data = ring.save(arguments.workdir, observations, actions)
-    model = train(observations, actions, 50 if smoke else 6_000)
+    model = train(observations, actions, 50 if smoke else 4_000)
 
     teacher = teachers.from_function(as_jax(model), SCHEDULE, "eps", differentiable=False,
                                      description="VP diffusion, a PyTorch module")
     config = ring.configuration(data, num_iterations=20 if smoke else 3_000)
-    config.teacher.sampler.update(kind="heun", num_steps=20, spacing="time")
+    config.teacher.sampler.update(kind="heun", num_steps=10, spacing="time")
+    config.distill.teacher_actions = 20_000
     if smoke:
         ring.shrink(config)
     stages.run(config, arguments.workdir / "run", teacher=teacher)
-    print(ring.found(policy.load(arguments.workdir / "run")))
+    ring.compare(config, teacher, arguments.workdir / "run")
 
 
 if __name__ == "__main__":
