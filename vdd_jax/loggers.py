@@ -46,7 +46,10 @@ def tensorboard(config: ConfigDict, workdir: Path, stage: str) -> Logger:
     """Scalars `stage/metric` in event files under `workdir/tensorboard`."""
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(workdir / "tensorboard"))
+    folder = workdir / "tensorboard"
+    # a name of its own: by themselves files of one second have the same
+    number = len(list(folder.glob("*")))
+    writer = SummaryWriter(str(folder), filename_suffix=f".{stage}.{number}")
 
     def record(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():

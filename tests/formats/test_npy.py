@@ -57,7 +57,7 @@ def test_episodes_of_one_length_are_as_published(tmp_path, names, time_first):
     ({"observations": np.zeros((5, 3))}, r"observations_seq.npy .* shape \(5, 3\)"),
     ({"mask": np.array([[1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1], [1, 0, 0]])}, "has gaps"),
     ({"mask": np.full((5, 3), 0.5)}, "other numbers than 0 and 1"),
-    ({"mask": np.array([[1, 1, 0]] * 2 + [[1, 0, 0]] * 3)}, "episode 2 of .* 0 steps"),
+    ({"mask": np.repeat([[1, 1, 0], [1, 0, 0], [0, 0, 0]], (2, 2, 1), 0)}, "episode 2 .* 0 steps"),
     ({"actions": np.full((5, 3, 2), np.nan)}, "actions of episode 0 of .* NaN"),
 ])
 def test_files_that_are_wrong(tmp_path, changes, words):
