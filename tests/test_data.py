@@ -42,14 +42,52 @@ def test_scaling_by_hand_and_back():
     np.testing.assert_allclose(scaler.unscale_observation(jnp.array([2.0])), [11.0])
 
 
+@pytest.mark.parametrize("kind", ["standard", "min_max", "quantile"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 3.0, 123.456, -1e4])
 @pytest.mark.parametrize("n", [7, 1000])
-def test_constant_data_is_not_divided_by_rounding_errors(value, n):
+def test_constant_data_is_not_divided_by_rounding_errors(value, n, kind):
     """A column without spread keeps a std of exactly 1, whatever its value."""
     observation = jnp.full((n, 1), value)
-    scaler = fit_scaler(observation, observation)
+    scaler = fit_scaler(observation, observation, kind)
     np.testing.assert_array_equal(scaler.observation_std, 1.0)
     np.testing.assert_array_equal(scaler.action_std, 1.0)
+
+
+def test_ranges_and_quantiles_become_plus_minus_one():
+    """Least and greatest; the 1st and 99th percentile, whatever lies beyond; each column alone."""
+    observation, action = pairs()
+    action = action.at[3].set(1e3)  # an outlier
+    scaled = fit_scaler(observation, action, "min_max").scale_action(action)
+    np.testing.assert_allclose(scaled.min(0), -1.0, atol=1e-5)
+    np.testing.assert_allclose(scaled.max(0), 1.0, atol=1e-5)
+    scaler = fit_scaler(observation, action, "quantile")
+    for values, scaled in ((action, scaler.scale_action(action)),
+                           (observation, scaler.scale_observation(observation))):
+        low, high = np.quantile(np.asarray(values), [0.01, 0.99], axis=0)
+        np.testing.assert_allclose(
+            np.quantile(np.asarray(scaled), [0.01, 0.99], axis=0), [[-1.0] * len(low),
+                                                                     [1.0] * len(high)], atol=1e-3)
+    assert scaler.scale_action(action).max() > 10  # not clipped
+
+
+def test_quantiles_of_a_column_that_hardly_ever_changes_are_its_range():
+    """Such as a gripper that closes in one step of 200: its percentiles are the same number."""
+    column = jnp.zeros((1000, 1)).at[:5].set(4.0)
+    scaler = fit_scaler(column, column, "quantile")
+    np.testing.assert_allclose(scaler.scale_action(column)[jnp.array([0, 9])], [[1.0], [-1.0]])
+
+
+@pytest.mark.parametrize("kind", ["standard", "min_max", "quantile", "none"])
+def test_scaling_is_undone_exactly_and_steps_keep_their_std(kind):
+    observation, action = pairs()
+    steps = 0.1 * observation
+    scaler = fit_scaler(observation, action, kind, steps)
+    np.testing.assert_allclose(scaler.unscale_action(scaler.scale_action(action)), action,
+                               rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scaler.unscale_observation(scaler.scale_observation(observation)),
+                               observation, rtol=1e-4, atol=1e-5)
+    expected = np.ones(3) if kind == "none" else np.asarray(steps).std(0)
+    np.testing.assert_allclose(scaler.step_std, expected, rtol=1e-4)
 
 
 def test_small_data_keeps_its_spread():
@@ -77,7 +115,7 @@ def test_observations_of_size_0():
 
 
 @pytest.mark.parametrize("what", ["observation", "action"])
-@pytest.mark.parametrize("kind", ["standard", "none"])
+@pytest.mark.parametrize("kind", ["standard", "quantile", "none"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_data_with_nan_is_refused(what, kind, value):
     """The complaint says which data, how many rows, and the first of them."""

@@ -453,7 +453,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(task, tmp_path, mo
         return jnp.where(bad, jnp.nan, task.teacher.score(x, observation, t))
 
     broken = task._replace(teacher=task.teacher._replace(score=score))
-    monkeypatch.setattr(distill.problem, "build", lambda config, workdir: broken)
+    monkeypatch.setattr(distill.problem, "build", lambda *_: broken)
     with pytest.raises(TrainingDiverged, match="distill stopped at step 11: .*expert_.* = nan"):
         distill.run(config, tmp_path)
     with checkpoint.Checkpoints(tmp_path / "distill" / "checkpoints", read_only=True) as saved:

@@ -108,7 +108,8 @@ def test_a_package_has_one_home(package, home):
 
 
 LOW = [m for m in IMPORTS if under(m, *(f"vdd_jax.{n}" for n in (
-    "tasks", "data", "checkpoint", "metrics", "sharding", "types", "config", "core")))]
+    "tasks", "formats", "data", "checkpoint", "metrics", "loggers", "sharding", "types", "config",
+    "core")))]
 
 
 @pytest.mark.parametrize("module", LOW)
@@ -116,6 +117,13 @@ def test_data_and_tools_know_no_models(module):
     """Neither directly nor by way of another module."""
     above = ("models", "teachers", "problem", "policy", "stages", "main", *STAGES)
     assert not {m for m in reachable(module) if under(m, *(f"vdd_jax.{n}" for n in above))}
+
+
+@pytest.mark.parametrize("module", [m for m in IMPORTS if under(m, "vdd_jax.formats")])
+def test_formats_know_no_tasks(module):
+    """A reader of files can be used by itself."""
+    assert {name.rpartition("vdd_jax.")[2].split(".")[0] for name in reachable(module)} <= {
+        "formats", "types"}
 
 
 @pytest.mark.parametrize("layer, above", [

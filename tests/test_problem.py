@@ -176,6 +176,20 @@ def test_a_teacher_of_another_task(trained, key, theirs, ours):
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("theirs, ours, same", [
+    (("eef", "object"), ("object", "eef"), False), (("eef",), ("eef",), True),
+    ((), ("eef",), True)])
+def test_a_teacher_of_other_arrays(theirs, ours, same):
+    """As many numbers, but not the same ones: told by their names, where both have some."""
+    sizes = {"task__name": "recorded", "task__observation_dim": 6, "task__action_dim": 2}
+    configs = [tiny_avoiding(**sizes, task__observation_keys=keys) for keys in (theirs, ours)]
+    if same:
+        problem._check_same_task(*configs, NOWHERE)
+    else:
+        with pytest.raises(CheckpointError, match="observation_keys = .'eef', 'object'., but it"):
+            problem._check_same_task(*configs, NOWHERE)
+
+
 def test_a_teacher_that_is_not_finished(trained):
     """A run that was stopped in the middle is no teacher yet; the sentence says how to go on."""
     workdir = trained[2](teacher__num_iterations=90)

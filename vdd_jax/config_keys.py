@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vdd_jax.core import noise_density, objectives, preconditioning, samplers
+from vdd_jax.formats import FORMATS
 from vdd_jax.types import HISTORIES
 
 
@@ -31,6 +32,8 @@ _POSITIVE = {"allowed": lambda v: v > 0, "expected": "greater than 0"}
 _FRACTION = {"allowed": lambda v: 0 <= v <= 1, "expected": "between 0 and 1"}
 _BACKBONE = _one_of("mlp", "residual_mlp")
 _ACTIVATION = _one_of("gelu", "mish", "relu", "silu", "tanh")
+_NAMES = {"allowed": lambda v: all(isinstance(name, str) and name for name in v),
+          "expected": "names, e.g. ('robot0_eef_pos', 'object')"}
 _SHARE = {"allowed": lambda v: 0 <= v < 1, "expected": "in [0, 1)"}
 
 STUDENTS = ("distill", "from_scratch", "consistency")  # stages that make one
@@ -54,11 +57,11 @@ KEYS: dict[str, Key] = {
         "sorting_6", "recorded")),
     "task.observation_dim": Key(
         0, "toy: numbers in an observation; 0: a fixed target. recorded: the same; 0: as in the "
-        "file", **_at_least(0),
+        "data", **_at_least(0),
     ),
     "task.action_dim": Key(
-        0, "recorded: numbers in an action; 0: as in the file. With both sizes given the student "
-        "acts where the file is not", **_at_least(0),
+        0, "recorded: numbers in an action; 0: as in the data. With both sizes given the student "
+        "acts where the data are not", **_at_least(0),
     ),
     "task.num_modes": Key(8, "toy: Gaussians in the target", **_at_least(1)),
     "task.radius": Key(2.0, "toy: radius of the ring, half width of the row", **_POSITIVE),
@@ -71,12 +74,30 @@ KEYS: dict[str, Key] = {
     "task.num_demonstrations": Key(50_000, "toy: state-action pairs drawn from the target",
                                    **_at_least(2)),
     "task.scaler": Key(
-        "standard", "'standard': actions and observations to mean 0, std 1; 'none': as they are",
-        **_one_of("standard", "none"),
+        "standard", "actions and observations, each number by itself: 'standard', z-score, to mean "
+        "0 and std 1; 'min_max', least and greatest to ±1; 'quantile', the 1st and 99th percentile "
+        "to ±1; 'none', as they are. Distilled is what the teacher was scaled by. Of the last "
+        "three set teacher.sigma_data to the spread of the scaled actions",
+        **_one_of("standard", "min_max", "quantile", "none"),
     ),
     "task.demonstrations": Key(
         "", "directory of the task's official recordings; empty: the scripted demonstrator drives. "
-        "recorded: a file .npz, see tasks/recorded.py"
+        "recorded: a file or directory in one of the formats of docs/data.md"
+    ),
+    "task.format": Key(
+        "auto", "recorded: of the demonstrations; 'auto': by what is in them",
+        **_one_of("auto", *FORMATS),
+    ),
+    "task.observation_keys": Key(
+        (), "recorded: names of the arrays that make up an observation, in this order; a name may "
+        "choose columns, 'object[:7]'; empty: what the format calls the observation",
+        **_NAMES,
+    ),
+    "task.action_keys": Key(
+        (), "recorded: the same of an action; empty: what the format calls the action", **_NAMES,
+    ),
+    "task.subset": Key(
+        "", "recorded, robomimic: name of a part of the episodes (a filter key); empty: all"
     ),
     "task.contexts": Key(
         "", "pushing, aligning, sorting: official test contexts, a pickle or its directory; empty: "
@@ -95,6 +116,10 @@ KEYS: dict[str, Key] = {
     "teacher.workdir": Key(
         "", "a run whose teacher is used, with its own settings: the other keys of teacher.* are "
         "not looked at then; empty: this run's own"
+    ),
+    "teacher.given": Key(
+        False, "the teacher is a function that is given in Python (docs/teachers.md, which sets "
+        "this); of teacher.* only sampler.* is looked at then"
     ),
     "teacher.schedule": Key(
         "ve", "noise: 've' (as BESO); 'vp_cosine', 'vp_linear' (continuous); 'ddpm_cosine', "
@@ -393,6 +418,11 @@ KEYS: dict[str, Key] = {
     "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
                                   **_at_least(1)),
     "run.log_every": Key(1_000, "iterations between two lines of metrics", **_at_least(1)),
+    "run.loggers": Key(
+        (), "where metrics go beside metrics.jsonl: 'tensorboard', 'wandb' (an extra each)",
+        lambda v: set(v) <= {"tensorboard", "wandb"} and len({*v}) == len(v),
+        "of 'tensorboard' and 'wandb', each once at most",
+    ),
     "run.checkpoint_every": Key(2_000, "iterations between two checkpoints", **_at_least(1)),
     "run.num_snapshots": Key(6, "mixtures kept over training for the figure; 0: none",
                              **_at_least(0)),

@@ -55,7 +55,20 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
     if c["teacher.workdir"] and "train_teacher" in c["stages"]:
         errors.append("config.teacher.workdir names a trained teacher; take 'train_teacher' out of "
                       "config.stages")
-    if learned and not c["teacher.workdir"] and c["teacher.schedule"] == "ve" and (
+    given = c["teacher.given"]
+    if given and not learned:
+        errors.append(f"the teacher of {c['task.name']} is exact; none can be given "
+                      "(config.teacher.given)")
+    if given and c["teacher.workdir"]:
+        errors.append("config.teacher.workdir names a teacher, and another one is given "
+                      "(config.teacher.given); one or the other")
+    if given:
+        errors += [f"config.stages has {stage!r}, which a teacher that is given in Python has no "
+                   "use for" for stage in ("train_teacher", "consistency") if stage in c["stages"]]
+        if c["distill.trunk_from_teacher"]:
+            errors.append("config.distill.trunk_from_teacher needs a teacher of this library, not "
+                          "one that is given in Python")
+    if learned and not given and not c["teacher.workdir"] and c["teacher.schedule"] == "ve" and (
             c["distill.noise.kind"] != "discrete"):
         for name in ("low", "high"):
             level = c[f"distill.noise.{name}"]
@@ -101,8 +114,12 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
                           "config.teacher.noise_embedding = 'sinusoidal' it is an even number")
     if c["task.name"] == "recorded" and not c["task.demonstrations"] and not (
             c["task.observation_dim"] and c["task.action_dim"]):
-        errors.append("config.task.name is 'recorded', which needs a file: "
-                      "config.task.demonstrations (see vdd_jax/tasks/recorded.py)")
+        errors.append("config.task.name is 'recorded', which needs a file or directory: "
+                      "config.task.demonstrations (see docs/data.md)")
+    if c["task.name"] != "recorded":
+        errors += [f"config.task.{key} is given, but the data of {c['task.name']} have a format of "
+                   "their own; config.task.name = 'recorded' reads others"
+                   for key in ("observation_keys", "action_keys", "subset") if c[f"task.{key}"]]
     if c["policy.min_weight"] * c["student.num_experts"] >= 1:
         errors.append(f"config.policy.min_weight is {c['policy.min_weight']:g}, but equal weights "
                       f"of {c['student.num_experts']} experts (config.student.num_experts) are not "

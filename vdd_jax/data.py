@@ -11,7 +11,11 @@ from vdd_jax.types import Batch, Context, Trajectory
 
 
 class Scaler(NamedTuple):
-    """x ↦ (x − mean)/std, for actions and observations; std is 1 where the data is constant."""
+    """x ↦ (x − mean)/std, for actions and observations; std is 1 where the data is constant.
+
+    Affine, so that densities of scaled actions are exact densities of actions. Of scalers that are
+    fitted to a range `mean` is its middle and `std` half its width.
+    """
 
     action_mean: jax.Array  # `[A]`, A = chunk length × action size
     action_std: jax.Array  # `[A]`
@@ -64,7 +68,10 @@ def fit_scaler(
 ) -> Scaler:
     """The scaler of `[N, O]` and `[N, A]` data; 'none' leaves the data as it is.
 
-    `steps` `[M, O]` are changes of the observation from one step to the next, where there are any.
+    Args:
+      kind: see `config.task.scaler`.
+      steps: `[M, O]`, changes of the observation from one step to the next, where there are any:
+        scaled by their std, but for 'none'.
 
     Raises:
       ValueError: when the data holds NaN or infinity, naming where.
@@ -79,16 +86,38 @@ def fit_scaler(
     if kind == "none":
         a, o = action.shape[-1], observation.shape[-1]
         return Scaler(jnp.zeros(a), jnp.ones(a), jnp.zeros(o), jnp.ones(o), jnp.ones(o))
+    fit = {"standard": _standard, "min_max": _range, "quantile": _quantiles}[kind]
+    observation_mean, observation_std = fit(observation)
+    step_std = _standard(observation)[1] if steps is None else _standard(steps)[1]
+    return Scaler(*fit(action), observation_mean, observation_std, step_std)
 
-    def spread(values):
-        std = values.std(axis=0)
-        # a constant column has a std of rounding errors, not of 0
-        varies = values.max(axis=0) > values.min(axis=0)
-        return jnp.where(varies & (std > 1e-8), std, 1.0)
 
-    observation_std = spread(observation)
-    step_std = observation_std if steps is None else spread(steps)
-    return Scaler(action.mean(0), spread(action), observation.mean(0), observation_std, step_std)
+def _standard(values):
+    """Mean and std of each column."""
+    return values.mean(0), _where_it_varies(values, values.std(axis=0))
+
+
+def _range(values):
+    """Middle and half width of each column's range."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    return (high + low) / 2, _where_it_varies(values, (high - low) / 2)
+
+
+def _quantiles(values):
+    """Middle and half width between the 1st and the 99th percentile of each column; of one that
+    hardly ever changes, where the two are the same, of its range."""
+    low, high = jnp.quantile(values, jnp.array([0.01, 0.99]), axis=0)
+    middle, half = _range(values)
+    width = values.max(axis=0) - values.min(axis=0)
+    spread = (width > 0) & (high - low > 1e-4 * width)  # and not of rounding errors
+    return (jnp.where(spread, (high + low) / 2, middle),
+            jnp.where(spread, (high - low) / 2, half))
+
+
+def _where_it_varies(values, width):
+    """`width`, 1 where a column is constant: its std is then of rounding errors, not of 0."""
+    varies = values.max(axis=0) > values.min(axis=0)
+    return jnp.where(varies & (width > 1e-8), width, 1.0)
 
 
 def fit_trajectory_scaler(

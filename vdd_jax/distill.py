@@ -21,6 +21,7 @@ from vdd_jax.data import batch_at, first
 from vdd_jax.distill_losses import draw, make_losses
 from vdd_jax.handover import teachers_actions, with_teachers_trunk
 from vdd_jax.noise_levels import check_noise, noise_level
+from vdd_jax.teachers import Teacher
 from vdd_jax.types import Batch, Observation
 
 
@@ -227,12 +228,14 @@ def make_health(model, teacher, held_out: Batch, low: float, key: jax.Array):
     return health
 
 
-def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
+def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
+        teacher: Teacher | None = None) -> None:
     """Distils to `workdir/distill`, resuming what is there; returns at once when it is finished.
 
-    `config` is the whole one; for the rest and what is raised see `training.run`.
+    `config` is the whole one; `teacher` is given where `config.teacher.given`; for the rest and
+    what is raised see `training.run`.
     """
-    task = problem.build(config, workdir)
+    task = problem.build(config, workdir, teacher)
     check_noise(config.distill.noise, task.teacher)
     if config.distill.window != "last" and task.teacher.joint_score is None:
         raise config_lib.ConfigError(f"config.distill.window is {config.distill.window!r}, but the "

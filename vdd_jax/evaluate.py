@@ -19,6 +19,7 @@ from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.metrics import table
 from vdd_jax.sampled_policy import SampledPolicy
+from vdd_jax.teachers import Teacher
 
 FORMAT = 2  # of report.json
 FOUND = 0.1  # a mode counts as found with this share of its own weight
@@ -98,8 +99,11 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
     return about, result
 
 
-def run(config: ConfigDict, workdir: Path, wall_seconds: dict[str, float]) -> dict:
+def run(config: ConfigDict, workdir: Path, wall_seconds: dict[str, float],
+        teacher: Teacher | None = None) -> dict:
     """Evaluates `workdir`, writes `workdir/report.json`, returns the report.
+
+    `teacher` is given where `config.teacher.given`.
 
     Raises:
       CheckpointError: when there is no student in `workdir`.
@@ -108,7 +112,7 @@ def run(config: ConfigDict, workdir: Path, wall_seconds: dict[str, float]) -> di
         teacher, student = evaluate(config, workdir)
         found = {"teacher": teacher, "student": student}
     else:
-        found, episodes = evaluate_closed_loop.evaluate(config, workdir)
+        found, episodes = evaluate_closed_loop.evaluate(config, workdir, teacher)
         _save_episodes(workdir / "episodes.npz", episodes)
     report = {
         "format": FORMAT,

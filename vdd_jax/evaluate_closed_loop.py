@@ -39,13 +39,15 @@ class Way(NamedTuple):
     network_calls: int
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
+def evaluate(
+    config: ConfigDict, workdir: Path, given: teachers.Teacher | None = None
+) -> tuple[dict, dict]:
     """The report's `teacher`, `few_step_teachers` and `student`, and the episodes for figures.
 
     The starts of the episodes come from `config.seed`, by a key of their own: no other stage
-    sees them.
+    sees them. `given` is the teacher where `config.teacher.given`.
     """
-    task = problem.build(config, workdir)
+    task = problem.build(config, workdir, given)
     student = student_of(config, workdir)
     simulator = TASKS[config.task.name]
     episode_key, sample_key = jax.random.split(
@@ -75,8 +77,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
 
     settings = task.teacher_config
     teacher = {
-        "kind": "learned", "description": describe(settings), "sampler": settings.sampler.kind,
-        "demonstrations": task.about,
+        "kind": "learned", "description": task.teacher.description or describe(settings),
+        "sampler": settings.sampler.kind, "demonstrations": task.about,
         "simulator": simulator.SIMULATOR if simulated else "none: judged without episodes",
         **of_teacher(),
     }

@@ -5,10 +5,13 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+
+from vdd_jax.loggers import Logger
 
 
 class TrainingDiverged(RuntimeError):
@@ -44,15 +47,18 @@ def check_finite(metrics: dict[str, np.ndarray], first_step: int, stage: str) ->
 class Log:
     """Appends metrics to a JSON-lines file and shows them.
 
-    On a terminal one progress bar is redrawn; elsewhere each record is one line.
+    On a terminal one progress bar is redrawn; elsewhere each record is one line. `loggers` are
+    told each record too, and closed with it.
     """
 
-    def __init__(self, path: Path, stage: str, total: int, out=None):
+    def __init__(self, path: Path, stage: str, total: int, out=None,
+                 loggers: Sequence[Logger] = ()):
         if jax.process_index():  # of several processes the first one speaks
             path = Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a")
         self._out = out or sys.stdout
+        self._loggers = loggers
         self._stage, self._total = stage, total
         self._bar = self._out.isatty()
         self._start = None
@@ -63,6 +69,8 @@ class Log:
 
     def __exit__(self, *_):
         self._file.close()
+        for logger in self._loggers:
+            logger.close()
         if self._bar and self._last:
             self._out.write("\n")
 
@@ -80,6 +88,8 @@ class Log:
         record = {"stage": self._stage, "step": step, **values}
         self._file.write(json.dumps({k: _json_safe(v) for k, v in record.items()}) + "\n")
         self._file.flush()
+        for logger in self._loggers:
+            logger.record(step, values)
         self._last = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
         if not self._bar:
             print(f"[{self._stage}] {step}/{self._total}  {self._last}", file=self._out, flush=True)

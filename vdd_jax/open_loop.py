@@ -44,8 +44,8 @@ def measure(
       teacher: what `reference` gives for the same key; None: drawn here.
 
     Returns:
-      See `of_samples`; with a density also `of_density` and, for a learned teacher and actions of
-      at most `probability_flow.MAX_DIM` numbers, `divergences`.
+      See `of_samples`; with a density also `of_density` and, for a learned teacher that can be
+      differentiated and actions of at most `probability_flow.MAX_DIM` numbers, `divergences`.
     """
     seen = _spread(task.held_out.observation, STATES)
     teacher = reference(task, key) if teacher is None else teacher
@@ -56,7 +56,8 @@ def measure(
     everything = jax.jit(density)(task.held_out.observation)
     q = _spread(everything, STATES)
     found |= of_density(task, seen, everything, q, teacher, keys[2])
-    if task.teacher.density is None and teacher.shape[-1] <= probability_flow.MAX_DIM:
+    if (task.teacher.density is None and task.teacher.differentiable
+            and teacher.shape[-1] <= probability_flow.MAX_DIM):
         found |= jax.tree.map(float, jax.jit(partial(divergences, task))(
             _spread(seen, FLOW_STATES), _spread(q, FLOW_STATES),
             _spread(jnp.swapaxes(teacher, 0, 1), FLOW_STATES), keys[3]))

@@ -22,6 +22,8 @@ from vdd_jax.types import Batch, Context, TaskSpec, Trajectory
 
 # by config.precision, of products of float32: JAX's own default differs between kinds of devices
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest"}
+NOT_GIVEN = ("the teacher of this run is a function in Python, which no checkpoint holds; give it "
+             "to stages.run(config, workdir, teacher=…) again (docs/teachers.md)")
 HELD_OUT = 4_096  # pairs of an analytic target that are never trained on
 
 
@@ -123,13 +125,24 @@ def _analytic_data(config: ConfigDict) -> Data:
     )
 
 
-def build(config: ConfigDict, workdir: Path) -> Problem:
+def build(config: ConfigDict, workdir: Path, given: Teacher | None = None) -> Problem:
     """What distillation and evaluation need: data in the teacher's units, and the teacher.
+
+    Args:
+      given: the teacher, where `config.teacher.given` says that the user gives it.
 
     Raises:
       CheckpointError: when the teacher is not there, or is of another task.
+      ConfigError: when a teacher is given but not announced in `config`.
       DataError: for demonstrations that cannot be used.
     """
+    if given is not None and not config.teacher.given:
+        raise config_lib.ConfigError("a teacher was given, but config.teacher.given is False")
+    if config.teacher.given:
+        if given is None:
+            raise CheckpointError(NOT_GIVEN)
+        found = data(config, given.scaler)
+        return Problem(*found[:4], given, found.about, config.teacher)
     if is_analytic(config):
         found = data(config)
         density = TASKS[config.task.name].density(config.task)
@@ -150,6 +163,8 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
       CheckpointError: when there is none, it is not finished, or it does not fit the task of
         `config`.
     """
+    if config.teacher.given:
+        raise CheckpointError(NOT_GIVEN)
     directory = teacher_workdir(config, workdir) / "teacher" / "checkpoints"
     if not directory.is_dir():
         raise CheckpointError(
@@ -193,9 +208,14 @@ def scaler_and_config(checkpoints: Checkpoints, what: str) -> tuple[Scaler, Conf
 
 
 def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) -> None:
-    """The teacher's task is that of `config`: name, sizes, window, chunk, goal."""
-    for key in ("name", "window", "chunk", "goal_length"):
+    """The teacher's task is that of `config`: name, sizes, window, chunk, goal, and the names of
+    what is observed and done, where both say them."""
+    for key in ("name", "window", "chunk", "goal_length", "observation_keys", "action_keys"):
         theirs, ours = settings.task[key], config.task[key]
+        if key.endswith("_keys"):
+            theirs, ours = tuple(theirs), tuple(ours)
+            if not (theirs and ours):  # names that a format gives are not written down
+                continue
         if theirs != ours:
             raise CheckpointError(
                 f"the teacher in {directory} was trained with config.task.{key} = {theirs!r}, but "

@@ -8,13 +8,14 @@ import jax
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import distill, evaluate, problem, sharding, train_teacher
+from vdd_jax import distill, evaluate, loggers, problem, sharding, train_teacher
 from vdd_jax.baselines import consistency, from_scratch
 from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.config import ConfigError
 from vdd_jax.evaluate_closed_loop import describe
 from vdd_jax.metrics import TrainingDiverged
 from vdd_jax.models import denoiser
+from vdd_jax.teachers import Teacher
 
 
 class WorkdirError(RuntimeError):
@@ -102,7 +103,9 @@ def announce(config: ConfigDict, workdir: Path, mesh) -> str:
     if not problem.is_analytic(config):
         lines["data"] = problem.data(config).about["demonstrations"]
         settings = config.teacher
-        if settings.workdir:
+        if settings.given:
+            lines["teacher"] = "a function, given in Python"
+        elif settings.workdir:
             lines["teacher"] = f"from {settings.workdir}"
         else:
             network = denoiser.build(settings, example.action.shape[-1])
@@ -117,18 +120,29 @@ def _size(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False) -> dict | None:
+def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False,
+        teacher: Teacher | None = None) -> dict | None:
     """Runs `config.stages` in `workdir`; returns the report if there is one.
+
+    Args:
+      teacher: what is distilled instead of a teacher of this library, see
+        `teachers.from_function`; to go on with such a run it is given again.
 
     Raises:
       ConfigError, WorkdirError, CheckpointError, TrainingDiverged: with a text for the user.
     """
+    if teacher is not None:
+        config = ConfigDict(config.to_dict())
+        config.teacher.given = True
     config_lib.validate(config)
+    loggers.check(config.run.loggers)
+    if config.teacher.given and teacher is None and {"distill", "evaluate"} & {*config.stages}:
+        raise CheckpointError(problem.NOT_GIVEN)
     with jax.default_matmul_precision(problem.MATMUL[config.precision]):
-        return _run(config, Path(workdir), overwrite)
+        return _run(config, Path(workdir), overwrite, teacher)
 
 
-def _run(config: ConfigDict, workdir: Path, overwrite: bool) -> dict | None:
+def _run(config: ConfigDict, workdir: Path, overwrite: bool, teacher) -> dict | None:
     mesh = sharding.make_mesh(config)
     config = problem.with_sizes(config)
     # reads the data: what is wrong with them leaves no trace
@@ -153,9 +167,10 @@ def _run(config: ConfigDict, workdir: Path, overwrite: bool) -> dict | None:
             if sharding.agreed(lambda: TRAINING[stage].finished(config, workdir)):  # noqa: B023
                 print(f"[{stage}] finished before; skipped")
                 continue
-            TRAINING[stage].run(config, workdir)
+            given = {"teacher": teacher} if stage == "distill" else {}
+            TRAINING[stage].run(config, workdir, **given)
         else:
-            report = evaluate.run(config, workdir, seconds)
+            report = evaluate.run(config, workdir, seconds, teacher)
         sharding.wait(stage)  # for what the first process has written
         # parts of a stage that were stopped add up; what a kill cut off is not counted
         seconds[stage] = round(seconds.get(stage, 0.0) * (stage != "evaluate")

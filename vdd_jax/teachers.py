@@ -1,5 +1,6 @@
 """Teachers as score functions in scaled actions: anything with ∇ log π_t(a|s) can be distilled."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ class Teacher(NamedTuple):
     joint_score: ScoreFn | None = None  # after those of x
     params: dict | None = None  # of a learned teacher's network
     with_params: Callable[[dict | None], "Teacher"] | None = None  # the same of other parameters
+    scaler: Scaler | None = None  # of a given function, if it has one of its own
+    description: str = ""  # of a given function, in a few words
+    differentiable: bool = True  # in the action, by JAX
 
     def of(self, params: dict | None) -> "Teacher":
         """The teacher of these parameters in place of its own: where it is an argument of a
@@ -58,6 +62,79 @@ def analytic(density: Callable[[jax.Array], Mixture], scaler: Scaler) -> Teacher
         return schedules.convert(schedule, score(x, observation, t), "score", "x0", x, t)
 
     return Teacher(score, schedule, scaled, denoise)
+
+
+def from_function(
+    function: Callable, schedule: Schedule, predicts: str, *, params=None,
+    scaler: Scaler | None = None, differentiable: bool = True, description: str = "",
+) -> Teacher:
+    """Any conditional diffusion or flow policy as a teacher (docs/teachers.md).
+
+    Args:
+      function: (x `[N, A]`, observation `[N, O]`, t `[N]`) → what it predicts, `[N, A]`; jittable.
+        x = α(t) a + σ(t) ε is a noised action, and both are scaled by `scaler`. Of a task with a
+        window, a chunk or a goal, A is chunk × action size and the observation `[N, T, O]`, or with
+        a goal the whole `Context`. With `params` it is (params, x, observation, t).
+      schedule: of `core.schedules`: whose time t is; of `ve` it is σ.
+      predicts: 'score', 'eps', 'x0' or 'velocity'.
+      params: parameters of the function, which are an argument of the compiled program then;
+        without them what a function holds is a constant in it.
+      scaler: from the task's units to those of the function; None: that of the run's
+        `config.task.scaler`.
+      differentiable: whether JAX can differentiate it (not a callback to other software): without,
+        a report lacks the KLs to the teacher.
+      description: for reports.
+
+    Raises:
+      ValueError: for an unknown prediction.
+    """
+    if predicts not in schedules.PREDICTIONS:
+        raise ValueError(f"a teacher predicts one of {', '.join(schedules.PREDICTIONS)}, not "
+                         f"{predicts!r}")
+
+    def of(params) -> Teacher:
+        def predict(x, observation, t):
+            """`[V, B, A]`, B, times that broadcast against `[V, B]` → one batch and back."""
+            if not differentiable:  # JAX is not to try, where it has no use for the gradient
+                x, observation, t = jax.lax.stop_gradient((x, observation, t))
+            batch, rank = x.shape[:-1], batch_rank(observation)
+            rows = math.prod(batch)
+
+            def flat(v):
+                sizes = v.shape[rank:]
+                return jnp.broadcast_to(v, (*batch, *sizes)).reshape(rows, *sizes)
+
+            given = (x.reshape(rows, -1), jax.tree.map(flat, as_a_function_sees(observation)),
+                     jnp.broadcast_to(t, batch).reshape(rows))
+            out = function(*given) if params is None else function(params, *given)
+            if out.shape != given[0].shape:
+                raise ValueError(f"the teacher's function returns the shape {out.shape} for "
+                                 f"noised actions {given[0].shape}, which it should be")
+            return jnp.asarray(out, jnp.float32).reshape(x.shape)
+
+        def converted(target):
+            def call(x, observation, t):
+                out = predict(x, observation, t)
+                return schedules.convert(schedule, out, predicts, target, x, t)
+
+            return call
+
+        return Teacher(
+            converted("score"), schedule, None, converted("x0"), params=params,
+            with_params=None if params is None else of, scaler=scaler,
+            description=description or f"a function that predicts {predicts}",
+            differentiable=differentiable)
+
+    return of(params)
+
+
+def as_a_function_sees(observation: Observation):
+    """A context as a plain array where it is no more than that: `[..., O]` of a window of one, the
+    window `[..., T, O]`; the context itself with a goal."""
+    if not hasattr(observation, "valid") or observation.goal.shape[-2]:
+        return observation
+    window = observation.observations
+    return window[..., 0, :] if window.shape[-2] == 1 else window
 
 
 def make_schedule(config: ConfigDict) -> Schedule:

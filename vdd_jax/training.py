@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, preemption, sharding
+from vdd_jax import checkpoint, loggers, preemption, sharding
 from vdd_jax import config as config_lib
 from vdd_jax.data import Scaler
 from vdd_jax.metrics import Log, check_finite
@@ -120,7 +120,8 @@ def run(
                 "versions": config_lib.versions(), **(about or {})}
     with (
         checkpoint.Checkpoints(workdir / stage.name / "checkpoints") as checkpoints,
-        Log(workdir / "metrics.jsonl", stage.name, stage.iterations) as log,
+        Log(workdir / "metrics.jsonl", stage.name, stage.iterations,
+            loggers=loggers.opened(config, workdir, stage.name)) as log,
         preemption.listening() as noticed,
     ):
         if checkpoints.latest_step() is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vdd_jax.tasks.avoiding import reader
+from vdd_jax.formats.pickles import read_pickle
 from vdd_jax.tasks.planar.physics import World
 from vdd_jax.tasks.planar.scene import Scene, Servo
 from vdd_jax.types import Trajectory
@@ -80,7 +80,7 @@ def read_contexts(path: str | Path, num_boxes: int = 2) -> np.ndarray:
     file = path / "test_contexts.pkl" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no contexts at {file}")
-    contexts = reader.read_pickle(file)
+    contexts = read_pickle(file)
     if not isinstance(contexts, list) or not contexts:
         raise ValueError(f"{file}: expected a list of contexts, found {type(contexts).__name__}")
     return np.stack([_poses(context, num_boxes, f"{file}: context {i}")
@@ -124,7 +124,7 @@ def records(directory: str | Path) -> list[tuple[Path, dict]]:
     files = sorted(Path(directory).glob("*.pkl"))
     if not files:
         raise FileNotFoundError(f"no demonstrations (*.pkl) in the directory {directory}")
-    return [(file, reader.read_pickle(file)) for file in files]
+    return [(file, read_pickle(file)) for file in files]
 
 
 def read_demonstrations(directory: str | Path, boxes: tuple[str, ...]) -> list[Trajectory]:

@@ -1,0 +1,109 @@
+"""A policy in PyTorch, distilled without being rewritten (needs the torch extra).
+
+    python experiments/examples/torch_teacher.py [--workdir=runs/torch_teacher] [--smoke]
+
+A PyTorch MLP learns to predict ε of x = cos(…) a + sin(…) ε, a diffusion policy of the VP family.
+`jax.pure_callback` lets compiled JAX ask it for whole batches at once. What that costs: every
+question leaves the compiled program, copies its arrays to the host and back, and waits; nothing
+overlaps, and no gradient goes through, so that a report lacks the KLs to the teacher. It is for one
+process on one device. For more than toys turn the weights into JAX's (docs/teachers.md).
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import ring
+import torch
+from absl import logging
+
+from vdd_jax import stages, teachers
+from vdd_jax.core import schedules
+
+SCHEDULE = schedules.vp_cosine()
+
+
+class Eps(torch.nn.Module):
+    """E[ε | x, s], `[N, 2]`."""
+
+    def __init__(self, width: int = 128):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(11, width), torch.nn.SiLU(), torch.nn.Linear(width, width),
+            torch.nn.SiLU(), torch.nn.Linear(width, width), torch.nn.SiLU(),
+            torch.nn.Linear(width, 2))
+
+    def forward(self, x, observation, t):
+        return self.layers(ring.embed(torch, x, observation, t))
+
+
+def train(observations, actions, steps: int) -> Eps:
+    """Denoising: regression of ε at times uniform in (0, 1), α = cos(angle), σ = sin(angle)."""
+    torch.manual_seed(0)
+    model = Eps()
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    observations, actions = torch.from_numpy(observations), torch.from_numpy(actions)
+    losses = []
+    for _ in range(steps):
+        rows = torch.randint(len(actions), (512,))
+        t = torch.rand(512) * (SCHEDULE.t_max - SCHEDULE.t_min) + SCHEDULE.t_min
+        angle = ((t + 0.008) / 1.008 * np.pi / 2)[:, None]  # of schedules.vp_cosine
+        noise = torch.randn(512, 2)
+        x = torch.cos(angle) * actions[rows] + torch.sin(angle) * noise
+        loss = ((model(x, observations[rows], t) - noise) ** 2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        decay.step()
+        losses.append(loss.item())
+    print(f"denoising: loss {np.mean(losses[-100:]):.4f} after {steps} steps")
+    return model.eval()
+
+
+def as_jax(model: torch.nn.Module):
+    """The module as a function of JAX arrays, (x `[N, A]`, observation `[N, O]`, t `[N]`)."""
+
+    @torch.no_grad()
+    def ask(x, observation, t):
+        """NumPy, with whatever axes `vmap` has put before N."""
+        rows = [torch.tensor(np.asarray(v)).reshape(-1, *v.shape[v.ndim - n:])
+                for v, n in ((x, 1), (observation, 1), (t, 0))]
+        return model(*rows).numpy().reshape(x.shape)
+
+    def function(x, observation, t):
+        shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+        return jax.pure_callback(ask, shape, x, observation, t, vmap_method="broadcast_all")
+
+    return function
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", default="runs/torch_teacher", type=Path)
+    parser.add_argument("--smoke", action="store_true", help="next to no training, for tests")
+    arguments = parser.parse_args()
+    smoke = arguments.smoke
+    logging.set_verbosity(logging.ERROR)  # orbax tells every file it touches
+    # a callback that waits for the thread it runs on would wait for ever
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+    observations, actions = ring.demonstrations(2_000 if smoke else 20_000)
+    data = ring.save(arguments.workdir, observations, actions)
+    model = train(observations, actions, 50 if smoke else 4_000)
+
+    teacher = teachers.from_function(as_jax(model), SCHEDULE, "eps", differentiable=False,
+                                     description="VP diffusion, a PyTorch module")
+    config = ring.configuration(data, num_iterations=20 if smoke else 3_000)
+    config.teacher.sampler.update(kind="heun", num_steps=10, spacing="time")
+    config.distill.teacher_actions = 20_000
+    if smoke:
+        ring.shrink(config)
+    stages.run(config, arguments.workdir / "run", teacher=teacher)
+    ring.compare(config, teacher, arguments.workdir / "run")
+
+
+if __name__ == "__main__":
+    main()
