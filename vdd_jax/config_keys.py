@@ -51,7 +51,7 @@ KEYS: dict[str, Key] = {
     # ---- the task
     "task.name": Key("toy", "which task", **_one_of(
         "toy", "toy1d", "avoiding", "block_push", "pushing", "aligning", "sorting_2", "sorting_4",
-        "sorting_6", "recorded")),
+        "sorting_6", "stacking", "recorded")),
     "task.observation_dim": Key(
         0, "toy: numbers in an observation; 0: a fixed target. recorded: the same; 0: as in the "
         "file", **_at_least(0),
@@ -79,8 +79,8 @@ KEYS: dict[str, Key] = {
         "recorded: a file .npz, see tasks/recorded.py"
     ),
     "task.contexts": Key(
-        "", "pushing, aligning, sorting: official test contexts, a pickle or its directory; empty: "
-        "drawn as the benchmark does"
+        "", "pushing, aligning, sorting, stacking: official test contexts, a pickle or its "
+        "directory; empty: drawn as the benchmark does"
     ),
     "task.episodes_per_mode": Key(20, "of the scripted demonstrator", **_at_least(1)),
     "task.held_out": Key(0.1, "share of the trajectories that are never trained on",

@@ -30,6 +30,7 @@ class Rules(NamedTuple):
     # D3IL pairs each new command with the state at the moment when it is given, before the
     # physics it causes; block push shows the state after it.
     sees_before_physics: bool
+    world: type[World] = World  # of which robot
 
 
 class Episodes(NamedTuple):
@@ -109,7 +110,7 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
         actions = actor(history, valid, jax.random.fold_in(key, t))
         return as_chunk(actions, n, d, execute_steps)
 
-    with World(rules.scene, starts, threads) as world:
+    with rules.world(rules.scene, starts, threads) as world:
         first = rules.observe(world).astype(np.float32)
         history = np.repeat(first[:, None], window, 1)
         valid = np.zeros((n, window), bool)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vdd_jax.tasks.planar import engine
-from vdd_jax.tasks.planar.physics import Starts, World, simulator
+from vdd_jax.tasks.planar.physics import Starts, simulator
 from vdd_jax.tasks.planar.skills import View
 from vdd_jax.types import Trajectory
 
@@ -57,13 +57,14 @@ def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None
     start_seed, *seeds = np.random.SeedSequence(seed).spawn(len(modes) + 1)
     rules = demonstrator.rules
     starts = demonstrator.starts(np.random.default_rng(start_seed), len(modes))
-    with World(rules.scene, starts, threads) as world:
+    with rules.world(rules.scene, starts, threads) as world:
 
         def views(t, indices):
             # Python lists: the scripts calculate with plain numbers.
             boxes = np.concatenate([world.positions[..., :2], world.yaw[..., None]], -1).tolist()
             tcp, desired = world.tcp.tolist(), world.desired.tolist()
-            return {i: View(tcp[i], desired[i], boxes[i], t) for i in indices}
+            heights = world.positions[..., 2].tolist()
+            return {i: View(tcp[i], desired[i], boxes[i], t, heights[i]) for i in indices}
 
         first = views(0, range(len(modes)))
         scripts = [demonstrator.script(int(m), first[i], starts.targets[i],
