@@ -75,8 +75,8 @@ KEYS: dict[str, Key] = {
         **_one_of("standard", "none"),
     ),
     "task.demonstrations": Key(
-        "", "directory of the task's official recordings; empty: the scripted demonstrator drives. "
-        "recorded: a file .npz, see tasks/recorded.py"
+        "", "directory of the task's official recordings, or a file .npz of tasks/record.py; "
+        "empty: the scripted demonstrator drives. recorded: a file .npz, see tasks/recorded.py"
     ),
     "task.contexts": Key(
         "", "pushing, aligning, sorting, stacking: official test contexts, a pickle or its "

@@ -212,7 +212,8 @@ class Sorting:
 
     def load(self, task) -> tuple[list[Trajectory], dict]:
         """Demonstrations, and what they are; see `recording.load`."""
-        return recording.load(self.DEMONSTRATOR, task, self.SIMULATOR, self.read)
+        return recording.load(self.DEMONSTRATOR, task, self.SPEC, self.SIMULATOR,
+                              self.read)
 
 
 SORTING_2, SORTING_4, SORTING_6 = Sorting(2), Sorting(4), Sorting(6)

@@ -91,4 +91,4 @@ def score(episodes: Episodes) -> dict:
 
 def load(task) -> tuple[list[Trajectory], dict]:
     """Demonstrations, and what they are; see `recording.load`."""
-    return recording.load(DEMONSTRATOR, task, SIMULATOR, read)
+    return recording.load(DEMONSTRATOR, task, SPEC, SIMULATOR, read)

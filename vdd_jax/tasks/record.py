@@ -1,0 +1,104 @@
+"""Records demonstrations of a scripted task to a file:
+
+    python -m vdd_jax.tasks.record --task=stacking --episodes=600 --out=stacking.npz [--seed=0]
+
+Episodes run in parallel on all cores, their behaviours in turn. What is done is kept beside the
+file, so that the same command goes on after an interruption, to the same bits. The file is a
+`tasks/recording_file.py`; give it as config.task.demonstrations of the same task, or of the task
+'recorded'.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vdd_jax.tasks import TASKS, avoiding
+from vdd_jax.tasks.planar import recording
+from vdd_jax.tasks.recording_file import DAMAGED, Recording, read_about, write
+
+SCRIPTED = sorted(["avoiding", *(n for n, task in TASKS.items() if hasattr(task, "DEMONSTRATOR"))])
+USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
+
+
+def run(task: str, episodes: int, out: Path, seed: int = 0) -> str:
+    """Records, and says what was done.
+
+    Raises:
+      ValueError: a number is out of range, `out` is not named `*.npz`, or is another recording.
+      ImportError: the simulator is not installed.
+      OSError: `out` cannot be written.
+      RuntimeError: the demonstrator keeps failing.
+    """
+    if episodes < 1:
+        raise ValueError(f"--episodes is {episodes}; it should be at least 1")
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}; it should be at least 0")
+    if out.suffix != ".npz":
+        raise ValueError(f"--out is {out}; it should end in .npz")
+    about = {"task": task, "seed": seed, "episodes": episodes, "demonstrator": identity(task, seed)}
+    if out.exists():
+        if _about(out) == about:
+            return f"{out} holds these episodes already"
+        raise ValueError(f"{out} exists and holds something else; give another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = out.with_name(out.name + ".parts")
+    recorded = take(task, episodes, seed, parts)
+    write(out, recorded, about)
+    shutil.rmtree(parts, ignore_errors=True)
+    steps = sum(len(t.actions) for t in recorded.trajectories)
+    return (f"{out}: {episodes} episodes of {task}, {steps} steps; {recorded.discarded} failed "
+            "attempts were drawn again")
+
+
+def identity(task: str, seed: int) -> str:
+    """What the bits of a task's recording depend on."""
+    if task == "avoiding":
+        return f"avoiding-seed{seed}-v{avoiding.DEMONSTRATOR_VERSION}"
+    return recording.identity(TASKS[task].DEMONSTRATOR, seed)
+
+
+def take(task: str, episodes: int, seed: int, parts: Path) -> Recording:
+    """The episodes; finished chunks are kept in `parts` (Avoiding is done in seconds, at once)."""
+    if task != "avoiding":
+        return recording.record(TASKS[task].DEMONSTRATOR, episodes, seed, parts=parts)
+    per_mode = -(-episodes // avoiding.NUM_MODES)
+    trajectories, discarded = avoiding.demonstrate_counted(seed, per_mode)
+    return Recording(trajectories[:episodes], np.arange(episodes) % avoiding.NUM_MODES, discarded)
+
+
+def _about(file: Path) -> dict | None:
+    try:
+        return read_about(file)
+    except DAMAGED:
+        return None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        print(f"error: {message}; see python -m vdd_jax.tasks.record --help", file=sys.stderr)
+        sys.exit(1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _Parser(prog="python -m vdd_jax.tasks.record", description=__doc__,
+                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--task", required=True, choices=SCRIPTED)
+    parser.add_argument("--episodes", required=True, type=int, help="how many")
+    parser.add_argument("--out", required=True, type=Path, help="the file to write, .npz")
+    parser.add_argument("--seed", default=0, type=int, help="of starts and demonstrator")
+    given = parser.parse_args(arguments)
+    try:
+        print(run(given.task, given.episodes, given.out, given.seed))
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
