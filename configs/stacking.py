@@ -16,8 +16,8 @@ import runpy
 from pathlib import Path
 
 
-def _other(name: str, variant: str = ""):
-    """Another configuration file's settings, for stacking."""
+def _as(name: str, variant: str = ""):
+    """The settings of another configuration file, for stacking."""
     file = runpy.run_path(str(Path(__file__).with_name(name)))
     config = file["get_config"](variant)
     config.task.update(name="stacking", window=5, goal_length=0)
@@ -26,25 +26,30 @@ def _other(name: str, variant: str = ""):
     return config
 
 
+def _published(name: str):
+    config = _as(name)
+    config.teacher.update(width=120, depth=6, heads=6)
+    config.teacher.sampler.num_steps = 16
+    config.student.update(trunk_width=120, trunk_depth=6, heads=6)
+    return config
+
+
 def get_config(variant: str = ""):
-    if variant in ("beso", "ddpm"):
-        config = _other(f"avoiding_{variant}.py")
-        config.teacher.update(width=120, depth=6, heads=6)
-        config.teacher.sampler.num_steps = 16
-        config.student.update(trunk_width=120, trunk_depth=6, heads=6)
-        if variant == "beso":
-            config.teacher.update(sigma_min=0.01, sigma_max=1.0)
-            config.distill.noise.low = 0.02
-        else:
-            config.teacher.num_train_steps = 16
-            config.distill.noise.low = 0.11  # t = 0 of the chain
+    if variant == "beso":
+        config = _published("avoiding_beso.py")
+        config.teacher.update(sigma_min=0.01, sigma_max=1.0)
+        config.distill.noise.low = 0.02
+    elif variant == "ddpm":
+        config = _published("avoiding_ddpm.py")
+        config.teacher.num_train_steps = 16
+        config.distill.noise.low = 0.11  # t = 0 of the chain
     elif variant == "smoke":
-        config = _other("planar.py", variant)
+        config = _as("planar.py", variant)
         config.task.update(episodes_per_mode=1, window=2)
-        config.evaluate.num_episodes = 4
+        config.evaluate.num_episodes = 2
     elif variant:
         raise ValueError(
             f"configs/stacking.py has the variants ddpm, beso and smoke, not {variant!r}")
     else:
-        config = _other("planar.py")
+        config = _as("planar.py")
     return config
