@@ -86,7 +86,7 @@ def test_chunks_are_gone_on_from_and_do_not_depend_on_what_follows(taken, home, 
     monkeypatch.setattr(recording, "CHUNK", 3)
     done = []
 
-    def take(demonstrator, first, num, seed, threads):
+    def take(demonstrator, first, num, seed, threads, show):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append((first, num))
@@ -112,7 +112,7 @@ def test_chunks_are_gone_on_from_and_do_not_depend_on_what_follows(taken, home, 
 
 
 def test_parts_of_the_cache_are_removed_when_all_is_there(taken, home, monkeypatch):
-    def interrupted(demonstrator, first, num, seed, threads):
+    def interrupted(demonstrator, first, num, seed, threads, show):
         if first:
             raise KeyboardInterrupt
         return recording_file.Recording(taken.trajectories[:num], taken.modes[:num], 0)
@@ -123,7 +123,7 @@ def test_parts_of_the_cache_are_removed_when_all_is_there(taken, home, monkeypat
         recording.recorded(block_push.DEMONSTRATOR, 2, 5)
     folder = home / "vdd_jax" / "demonstrations"
     assert [f.suffix for f in folder.iterdir()] == [".parts"]
-    monkeypatch.setattr(recording, "take", lambda d, first, num, seed, threads: (
+    monkeypatch.setattr(recording, "take", lambda d, first, num, seed, threads, show: (
         recording_file.Recording(taken.trajectories[first:], taken.modes[first:], 0)))
     equal(recording.recorded(block_push.DEMONSTRATOR, 2, 5), taken._replace(discarded=0))
     assert [f.suffix for f in folder.iterdir()] == [".npz"]

@@ -81,6 +81,16 @@ class World:
                 qpos[at + 3 : at + 7] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
         self._advance(np.ones(n, bool), self.desired, SETTLE_STEPS)
 
+    @property
+    def places(self) -> np.ndarray:
+        """Coordinates of everything, `[N, Q]`; what `cameras.Renderer` draws."""
+        return self._places.copy()
+
+    @property
+    def model(self):
+        """MuJoCo's, of which the episodes are."""
+        return self._model
+
     mjcf = staticmethod(mjcf)
 
     @staticmethod

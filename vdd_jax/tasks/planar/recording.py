@@ -23,6 +23,7 @@ from vdd_jax.tasks.planar.skills import View
 from vdd_jax.tasks.recording_file import DAMAGED, Recording, join, read, read_of_task, write
 from vdd_jax.types import TaskSpec, Trajectory
 
+Show = Callable[[int, np.ndarray], None]  # number of an episode, its states `[L, Q]`
 CHUNK = 96  # episodes recorded together
 ATTEMPTS = 20  # rounds of attempts before a demonstrator counts as broken
 
@@ -40,8 +41,8 @@ class Demonstrator(NamedTuple):
     lengths: tuple[int, int] = (1, 1_000_000)  # attempts outside are drawn again
 
 
-def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None
-            ) -> engine.Episodes:
+def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None,
+            keep_states: bool = False) -> engine.Episodes:
     """One try of each of the modes `[N]`, whatever comes of it; `seed` is anything NumPy takes."""
     modes = np.asarray(modes)
     # Every episode has random numbers of its own: nothing depends on the others' lengths.
@@ -73,12 +74,14 @@ def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None
                     ended[i] = True
             return actions
 
-        return engine.play(rules, world, starts, act, rules.limit)
+        return engine.play(rules, world, starts, act, rules.limit, keep_states)
 
 
 def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
-         threads: int | None = None) -> Recording:
+         threads: int | None = None, show: Show | None = None) -> Recording:
     """Episodes `first` to `first + num − 1` of a recording; episode e is of mode e mod M.
+
+    `show` is called for each of them, in any order.
 
     Raises:
       RuntimeError: attempts keep failing.
@@ -91,7 +94,8 @@ def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
         missing = [i for i in range(num) if i not in kept]
         if not missing:
             break
-        episodes = attempt(demonstrator, modes[missing], (seed, first, again), threads)
+        episodes = attempt(demonstrator, modes[missing], (seed, first, again), threads,
+                           keep_states=show is not None)
         right = episodes.success & (episodes.mode == modes[missing])
         right &= (shortest <= episodes.steps) & (episodes.steps <= longest)
         for row, i in enumerate(missing):
@@ -99,6 +103,8 @@ def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
             if right[row]:
                 kept[i] = Trajectory(episodes.observations[row, :length].copy(),
                                      episodes.actions[row, :length].copy())
+                if show:
+                    show(first + i, episodes.states[row, :length])
         discarded += int((~right).sum())
     if len(kept) < num:
         raise RuntimeError(f"{demonstrator.name}: the scripted demonstrator keeps failing "
@@ -113,12 +119,14 @@ def identity(demonstrator: Demonstrator, seed: int) -> str:
 
 
 def record(demonstrator: Demonstrator, num_episodes: int, seed: int = 0,
-           threads: int | None = None, parts: Path | None = None) -> Recording:
+           threads: int | None = None, parts: Path | None = None, show: Show | None = None
+           ) -> Recording:
     """Demonstrations of every mode in turn, the same for the same seed: any prefix is as balanced
     as it can be.
 
     Args:
       parts: directory in which finished chunks are kept, and looked for; None: nowhere.
+      show: called for each episode that is not looked up, before its chunk is kept.
 
     Returns:
       The trajectories: observations `[L, O]` and actions `[L, A]`, float32.
@@ -138,7 +146,7 @@ def record(demonstrator: Demonstrator, num_episodes: int, seed: int = 0,
             file = parts and parts / f"{identity(demonstrator, seed)}-{first}-{first + num}.npz"
             chunk = _finished(file) if file else None
             if chunk is None:
-                chunk = take(demonstrator, first, num, seed, threads)
+                chunk = take(demonstrator, first, num, seed, threads, show)
                 if file:
                     write(file, chunk)
             chunks.append(chunk)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdd_jax.tasks.cameras import CAGE, LIGHT, hand_camera
+
 
 class Servo(NamedTuple):
     """How one axis of the rod follows its command: a spring and damper on a heavy mass.
@@ -46,10 +48,13 @@ class Scene(NamedTuple):
     table: float = 0.0  # height of the table's surface
     # The command is clipped to these corners, as `(low, high)`; None where it is not.
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    # Painted on the table, for the eye alone: centre x, y, half sizes x, y, colour.
+    marks: tuple[tuple[float, float, float, float, str], ...] = ()
 
 
 ROD_MASS = 20.0  # so heavy that no box slows the rod down, as with a stiffly driven arm
 ROD_LENGTH = 0.3
+CAMERA = 0.225  # of the hand's camera above the tcp
 AXES = ("1 0 0", "0 1 0", "0 0 1")
 
 
@@ -89,16 +94,21 @@ def mjcf(scene: Scene) -> str:
     # The rod's priority lets it choose the friction of its contacts; the table has no say in
     # friction either: a pair takes the larger of two numbers, and the table's is 0.
     rod_friction = scene.boxes[0].rod_friction if scene.boxes else 1.0
+    marks = "".join(
+        f'<geom type="box" pos="{x} {y} {scene.table:.9g}" size="{a} {b} 0.0005" rgba="{rgba}" '
+        'contype="0" conaffinity="0"/>' for x, y, a, b, rgba in scene.marks)
     return f"""<mujoco>
   <option timestep="{timestep:.9g}" integrator="implicitfast" cone="elliptic" impratio="3"
     iterations="20" tolerance="1e-8"/>
   <size memory="1M"/>
   <worldbody>
+    {LIGHT}{CAGE.mjcf()}{marks}
     <geom name="table" type="plane" pos="0 0 {scene.table:.9g}" size="2 2 0.1" contype="2"
       conaffinity="0" friction="0 0.005 0.0001"/>
     <body name="rod" pos="0 0 0" gravcomp="1">
       <inertial pos="0 0 0" mass="{ROD_MASS}" diaginertia="1 1 1"/>
       {"".join(slides)}
+      {hand_camera(CAMERA)}
       <geom type="capsule" size="{scene.rod_radius:.9g}" contype="4" conaffinity="0" priority="1"
         fromto="0 0 {low:.9g} 0 0 {low + ROD_LENGTH:.9g}" friction="{rod_friction} 0.005 0.0001"/>
     </body>

@@ -8,6 +8,7 @@ lies between the fingertips.
 
 from typing import NamedTuple
 
+from vdd_jax.tasks.cameras import CAGE, LIGHT, hand_camera
 from vdd_jax.tasks.planar.scene import AXES, Box, Servo, bodies, numbers
 
 
@@ -30,6 +31,7 @@ STROKE = 0.04  # of a finger: the gripper opens twice as far
 GRIP = 20.0  # newtons of each finger, as the benchmark's
 FINGER = (0.01, 0.004, 0.0275)  # half sizes: width, thickness, length
 TIP = 0.01  # from the tcp down to the fingertips
+CAMERA = 0.105  # of the hand's camera above the tcp
 PALM = (0.03, 0.1, 0.03)  # half sizes; its lower side is where the fingers begin
 
 
@@ -59,13 +61,15 @@ def mjcf(scene: Scene) -> str:
     iterations="30" tolerance="1e-8"/>
   <size memory="1M"/>
   <worldbody>
+    {LIGHT}{CAGE.mjcf()}
     <geom name="table" type="plane" pos="0 0 {scene.table:.9g}" size="2 2 0.1" contype="2"
       conaffinity="0" friction="0 0.005 0.0001"/>
     <geom name="target" type="box" pos="{x} {y} {scene.table:.9g}" size="{half} {half} 0.001"
-      contype="0" conaffinity="0" rgba="1 0.65 0 0.3"/>
+      contype="0" conaffinity="0" rgba="1 0.65 0 1"/>
     <body name="hand" pos="0 0 0" gravcomp="1">
       <inertial pos="0 0 0" mass="{MASS}" diaginertia="{INERTIA} {INERTIA} {INERTIA}"/>
       {"".join(joints)}
+      {hand_camera(CAMERA)}
       <geom type="box" pos="0 0 {2 * length - TIP + PALM[2]:.9g}" size="{numbers(PALM)}"
         contype="4" conaffinity="0" rgba="0.9 0.9 0.9 1"/>
       {fingers}
