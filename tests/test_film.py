@@ -1,8 +1,12 @@
 """Films: pictures of the episode, files, and what is refused."""
 
+from types import SimpleNamespace
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdd_jax import config as config_lib
 from vdd_jax import film
 from vdd_jax.tasks import cameras
 
@@ -46,6 +50,33 @@ def test_a_strip_has_a_row_for_each_camera(tmp_path):
         assert picture.size == (8 * film.STRIP, 16)
         first = np.asarray(picture)[0, 0, 0]
     assert first == int(255 * 0.525)  # where the hand starts
+
+
+def test_a_policy_of_a_run_is_filmed(tmp_path, monkeypatch, capsys):
+    """It is given the window that its run had, and what was done in it."""
+    config = config_lib.default()
+    config.task.update(name="pushing", window=3)
+    config.distill.noise.low = 0.05
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    given = []
+
+    def act(history, key):
+        given.append((history.observations.shape, history.past_actions.shape))
+        return jnp.full((1, 2), 0.001)
+
+    policy = SimpleNamespace(goal_length=0, act=act)
+    monkeypatch.setitem(film.ACTORS, "teacher", lambda workdir: policy)
+    task = film.TASKS["pushing"]
+    monkeypatch.setattr(task, "DEMONSTRATOR", task.DEMONSTRATOR._replace(
+        rules=task.RULES._replace(limit=7)))
+    out = tmp_path / "a.png"
+    film.main([f"--workdir={tmp_path}", "--actor=teacher", f"--out={out}"])
+    assert given == [((1, 3, 10), (1, 2, 2))]  # compiled once
+    assert "no success after 7 steps" in capsys.readouterr().out and out.exists()
+    policy.goal_length = 1
+    with pytest.raises(SystemExit, match="1"):
+        film.main([f"--workdir={tmp_path}", "--actor=teacher", f"--out={tmp_path / 'b.gif'}"])
+    assert "pursues goals; films are of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -16,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # as in main.py
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from absl import logging  # noqa: E402
 
 from vdd_jax import config as config_lib  # noqa: E402
 from vdd_jax import policy as policy_lib  # noqa: E402
@@ -135,6 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mode", default=0, type=int, help="that the demonstrator shows")
     parser.add_argument("--seed", default=0, type=int, help="of the episode")
     given = parser.parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)  # orbax tells every file it touches
     try:
         print(run(given.out, given.task, given.workdir, given.actor, given.mode, given.seed))
     except USER_ERRORS as error:
