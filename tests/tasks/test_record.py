@@ -81,6 +81,23 @@ def test_avoiding_is_recorded_as_it_is_loaded(tmp_path, capsys):
     assert out.read_bytes() == before
 
 
+def test_the_beginning_of_another_recording_is_not_gone_on_from(tmp_path, capsys, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record, "take", stopped)
+    with pytest.raises(SystemExit, match="130"):
+        record.main(command(tmp_path / "a.npz", task="avoiding", seed=0))
+    assert "the same command goes on" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1"):
+        record.main(command(tmp_path / "a.npz", task="avoiding", seed=1))
+    assert "holds the beginning of another recording" in capsys.readouterr().err
+    (tmp_path / "b.images").mkdir()
+    with pytest.raises(SystemExit, match="1"):
+        record.main([*command(tmp_path / "b.npz", task="stacking"), "--images"])
+    assert "b.images exists; remove it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments, message", [
     ({"episodes": 0}, "--episodes is 0; it should be at least 1"),
     ({"seed": -1}, "--seed is -1; it should be at least 0"),
@@ -99,7 +116,7 @@ def test_the_file_needs_a_name_and_a_place(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(record, "take", lambda *arguments: pytest.fail("recorded in vain"))
     for out, message in ((tmp_path / "a.npy", "should end in .npz"),
-                         (tmp_path / "file" / "a.npz", "File exists")):
+                         (tmp_path / "file" / "a.npz", "Not a directory")):
         with pytest.raises(SystemExit, match="1"):
             record.main(command(out, task="avoiding"))
         assert message in capsys.readouterr().err

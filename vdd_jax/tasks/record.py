@@ -15,6 +15,7 @@ hand. Networks for images are not trained by this library yet.
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -54,14 +55,32 @@ def run(task: str, episodes: int, out: Path, seed: int = 0, images: bool = False
         if _about(out) == about:
             return f"{out} holds these episodes already"
         raise ValueError(f"{out} exists and holds something else; give another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    parts = out.with_name(out.name + (".images_parts" if images else ".parts"))
-    recorded = take(task, episodes, seed, parts, out.with_suffix(".images") if images else None)
+    parts, drawn = out.with_name(out.name + ".parts"), out.with_suffix(".images")
+    begin(parts, drawn if images else None, about)
+    recorded = take(task, episodes, seed, parts, drawn if images else None)
     write(out, recorded, about)
     shutil.rmtree(parts, ignore_errors=True)
     steps = sum(len(t.actions) for t in recorded.trajectories)
     return (f"{out}: {episodes} episodes of {task}, {steps} steps; {recorded.discarded} failed "
             "attempts were drawn again")
+
+
+def begin(parts: Path, images: Path | None, about: dict) -> None:
+    """Makes the directory of what is done, or finds that of the same recording.
+
+    Raises:
+      ValueError: there is something else's.
+    """
+    begun = parts / "about.json"
+    if begun.exists():
+        if json.loads(begun.read_text()) != about:
+            raise ValueError(f"{parts} holds the beginning of another recording; remove it, or "
+                             "give another --out")
+        return
+    if images and images.exists():
+        raise ValueError(f"{images} exists; remove it, or give another --out")
+    parts.mkdir(parents=True, exist_ok=True)
+    begun.write_text(json.dumps(about))
 
 
 def identity(task: str, seed: int) -> str:

@@ -34,7 +34,7 @@ def simulator():
     try:
         import mujoco
     except ImportError as error:
-        raise ImportError("the planar tasks are simulated with MuJoCo, which is not installed: "
+        raise ImportError("this task is simulated with MuJoCo, which is not installed: "
                           "pip install 'vdd_jax[sim]'") from error
     return mujoco
 
