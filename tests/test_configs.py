@@ -69,7 +69,7 @@ def test_an_unknown_variant_is_refused(path):
 @pytest.mark.parametrize("path", [f for f in FILES if f.stem != "recorded"], ids=lambda p: p.stem)
 def test_smoke_variants_run(path, tmp_path, monkeypatch):
     """From nothing to a report with finite numbers (of fewer samples than a user's)."""
-    if path.stem == "planar":
+    if path.stem in ("planar", "stacking"):
         pytest.importorskip("mujoco", reason="the sim extra is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)

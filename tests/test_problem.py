@@ -1,6 +1,7 @@
 """What every stage starts from is rebuilt from the configuration, and a checkpoint, alone."""
 
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -221,3 +222,13 @@ def test_noise_that_the_teacher_does_not_know(trained, noise, words):
     assert not (workdir / "distill").exists()
     problem_noise = tiny_avoiding(distill__noise__high=5.0).distill.noise
     noise_levels.check_noise(problem_noise, problem.load_teacher(tiny_avoiding(), workdir)[0])
+
+
+def test_a_simulator_that_is_not_installed_is_told(monkeypatch, tmp_path):
+    """In the sentence that names the extra, as a mistake in the demonstrations would be."""
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = tiny_avoiding()
+    config.task.update(name="stacking", demonstrations="")
+    with pytest.raises(problem.DataError, match=r"^this task .* pip install 'vdd_jax\[sim\]'$"):
+        problem.data(config)

@@ -54,7 +54,7 @@ KEYS: dict[str, Key] = {
     # ---- the task
     "task.name": Key("toy", "which task", **_one_of(
         "toy", "toy1d", "avoiding", "block_push", "pushing", "aligning", "sorting_2", "sorting_4",
-        "sorting_6", "recorded")),
+        "sorting_6", "stacking", "recorded")),
     "task.observation_dim": Key(
         0, "toy: numbers in an observation; 0: a fixed target. recorded: the same; 0: as in the "
         "data", **_at_least(0),
@@ -81,8 +81,9 @@ KEYS: dict[str, Key] = {
         **_one_of("standard", "min_max", "quantile", "none"),
     ),
     "task.demonstrations": Key(
-        "", "directory of the task's official recordings; empty: the scripted demonstrator drives. "
-        "recorded: a file or directory in one of the formats of docs/data.md"
+        "", "directory of the task's official recordings, or a file .npz of tasks/record.py; "
+        "empty: the scripted demonstrator drives. recorded: a file or directory in one of the "
+        "formats of docs/data.md"
     ),
     "task.format": Key(
         "auto", "recorded: of the demonstrations; 'auto': by what is in them",
@@ -100,8 +101,8 @@ KEYS: dict[str, Key] = {
         "", "recorded, robomimic: name of a part of the episodes (a filter key); empty: all"
     ),
     "task.contexts": Key(
-        "", "pushing, aligning, sorting: official test contexts, a pickle or its directory; empty: "
-        "drawn as the benchmark does"
+        "", "pushing, aligning, sorting, stacking: official test contexts, a pickle or its "
+        "directory; empty: drawn as the benchmark does"
     ),
     "task.episodes_per_mode": Key(20, "of the scripted demonstrator", **_at_least(1)),
     "task.held_out": Key(0.1, "share of the trajectories that are never trained on",

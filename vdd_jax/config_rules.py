@@ -24,7 +24,8 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
                       "config.student.trunk_depth is 0")
     learned = c["task.name"] not in ("toy", "toy1d")
     transformer = c["teacher.backbone"] == "transformer"
-    if c["task.contexts"] and not c["task.name"].startswith(("pushing", "aligning", "sorting")):
+    if c["task.contexts"] and not c["task.name"].startswith(
+            ("pushing", "aligning", "sorting", "stacking")):
         errors.append(f"config.task.contexts is given, but {c['task.name']} has no contexts")
     if learned and not transformer and c["teacher.window"] == "all":
         errors.append("config.teacher.window is 'all', which needs config.teacher.backbone = "

@@ -28,7 +28,9 @@ MAIN = "sampled_mean"  # the way of acting of a mixture that a report puts first
 EVERY = "sampled_mean_of_every_expert"  # without config.policy.min_weight
 
 
-RATES = (("goal reached", "goal_reached"), ("collisions", "collision"), ("time-outs", "time_out"),
+RATES = (("one box placed", "success_1"), ("entropy, one box", "entropy_1"),
+         ("two boxes placed", "success_2"), ("entropy, two boxes", "entropy_2"),
+         ("goal reached", "goal_reached"), ("collisions", "collision"), ("time-outs", "time_out"),
          ("left the corridor", "left_corridor"))  # those that a task has
 
 

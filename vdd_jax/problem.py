@@ -101,6 +101,8 @@ def _trajectories(task_json: str) -> tuple[list[Trajectory], list[Trajectory], d
         trajectories, about = TASKS[task.name].load(task)
     except (ValueError, FileNotFoundError) as error:
         raise DataError(f"config.task.demonstrations: {error}") from error
+    except ImportError as error:  # a simulator that is an extra
+        raise DataError(str(error)) from error
     num_held_out = max(1, round(task.held_out * len(trajectories)))
     if num_held_out >= len(trajectories):
         raise DataError(f"{len(trajectories)} trajectories cannot be split into training and "

@@ -20,9 +20,12 @@ from vdd_jax.tasks.avoiding.simulator import (
     rollout,
     step,
 )
+from vdd_jax.tasks.recording_file import read_of_task
 from vdd_jax.types import TaskSpec, Trajectory
 
 __all__ = [
+    "DEMONSTRATOR_VERSION",
+    "NUM_MODES",
     "SIMULATOR",
     "SPEC",
     "Episodes",
@@ -49,6 +52,7 @@ SPEC = TaskSpec(
     episode_limit=EPISODE_LIMIT,
     control_hz=1000 / 35,
 )
+DEMONSTRATOR_VERSION = 1  # whatever changes a demonstration raises it
 SIMULATOR = "re-created Avoiding of vdd_jax (identified tracking dynamics, swept collision check)"
 
 
@@ -66,18 +70,22 @@ def load(task) -> tuple[list[Trajectory], dict]:
     """Demonstrations, and what they are.
 
     Args:
-      task: `config.task`: `demonstrations`, the directory of official D3IL pickles, or empty for
-        the scripted demonstrator with its `episodes_per_mode` (24 times as many episodes).
+      task: `config.task`: `demonstrations`, the directory of official D3IL pickles or a file of
+        `vdd_jax.tasks.record`, or empty for the scripted demonstrator with its
+        `episodes_per_mode` (24 times as many episodes).
 
     Returns:
       The trajectories, and a description for reports: `demonstrations`, `simulator`, `episodes`,
       and `discarded` (failed attempts of the scripted demonstrator, drawn again).
 
     Raises:
-      FileNotFoundError, ValueError: see `reader.read`.
+      FileNotFoundError, ValueError: see `reader.read`, `recording_file.read_of_task`.
     """
     discarded = 0
-    if task.demonstrations:
+    if task.demonstrations.endswith(".npz"):
+        trajectories, _, discarded = read_of_task(task.demonstrations, SPEC)
+        source = f"recording {task.demonstrations}, {len(trajectories)} episodes"
+    elif task.demonstrations:
         trajectories = read(task.demonstrations)
         source = f"official D3IL pickles from {task.demonstrations}, {len(trajectories)} episodes"
     else:

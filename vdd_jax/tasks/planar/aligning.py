@@ -94,4 +94,4 @@ def _demonstration(file, record) -> Trajectory:
 
 def load(task) -> tuple[list[Trajectory], dict]:
     """Demonstrations, and what they are; see `recording.load`."""
-    return recording.load(DEMONSTRATOR, task, SIMULATOR, read)
+    return recording.load(DEMONSTRATOR, task, SPEC, SIMULATOR, read)

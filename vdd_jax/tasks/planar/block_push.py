@@ -208,7 +208,7 @@ def read(directory) -> list[Trajectory]:
 
 def load(task) -> tuple[list[Trajectory], dict]:
     """Demonstrations, and what they are; see `recording.load`."""
-    return recording.load(DEMONSTRATOR, task, SIMULATOR, read)
+    return recording.load(DEMONSTRATOR, task, SPEC, SIMULATOR, read)
 
 
 LENGTHS = (85, 201)  # of the original demonstrations, shortest and longest

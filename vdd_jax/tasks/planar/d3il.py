@@ -30,9 +30,10 @@ BOX_HALF = 0.03
 BOX_MASS = 0.05
 
 
-def flat_scene(boxes) -> Scene:
+def flat_scene(boxes, marks=()) -> Scene:
     """A scene whose rod stays at its height, with its tip 5 mm above the table."""
-    return Scene(tuple(boxes), SERVOS, ROD, -TABLE - 0.005, CONTROL_SECONDS, SUBSTEPS, TABLE)
+    return Scene(tuple(boxes), SERVOS, ROD, -TABLE - 0.005, CONTROL_SECONDS, SUBSTEPS, TABLE,
+                 marks=tuple(marks))
 
 
 def observe_flat(world: World) -> np.ndarray:

@@ -30,6 +30,7 @@ class Rules(NamedTuple):
     # D3IL pairs each new command with the state at the moment when it is given, before the
     # physics it causes; block push shows the state after it.
     sees_before_physics: bool
+    world: type[World] = World  # of which robot
 
 
 class Episodes(NamedTuple):
@@ -46,20 +47,24 @@ class Episodes(NamedTuple):
     observations: np.ndarray  # `[N, L, O]`, before each action; repeats the last one after the end
     actions: np.ndarray  # `[N, L, D]` as executed; 0 after the end
     mask: np.ndarray  # `[N, L]` bool, whether the action was executed
+    states: np.ndarray | None = None  # `[N, L, Q]` coordinates that each observation shows
 
 
-def play(rules: Rules, world: World, starts: Starts, act, limit: int) -> Episodes:
+def play(rules: Rules, world: World, starts: Starts, act, limit: int, keep_states: bool = False
+         ) -> Episodes:
     """Runs episodes to their ends.
 
     Args:
       act: `(t, observations [N, O], running [N]) -> actions [N, D]`, called once per step.
       limit: control steps.
+      keep_states: whether to return `states`, of which images can be drawn.
     """
     n, d = world.desired.shape
     seen = rules.observe(world)
     observations = np.zeros((n, limit, seen.shape[1]), np.float32)
     actions = np.zeros((n, limit, d), np.float32)
     mask = np.zeros((n, limit), bool)
+    places, states = world.places, []
     inside = rules.inside(world)
     events = np.full(inside.shape, -1)
     success = np.zeros(n, bool)
@@ -69,11 +74,15 @@ def play(rules: Rules, world: World, starts: Starts, act, limit: int) -> Episode
             break
         action = np.where(running[:, None], act(t, seen, running), 0.0).astype(np.float32)
         observations[:, t], actions[:, t], mask[:, t] = seen, action, running
+        if keep_states:
+            states.append(places)
         command = world.command(action, running)
-        before = rules.observe(world) if rules.sees_before_physics else None
+        shown = rules.observe(world) if rules.sees_before_physics else None
+        places = world.places
         world.advance(command, running)
-        after = rules.observe(world) if before is None else before
-        seen = np.where(running[:, None], after, seen)
+        if shown is None:
+            shown, places = rules.observe(world), world.places
+        seen = np.where(running[:, None], shown, seen)
         inside = np.where(running[:, None, None], rules.inside(world), inside)
         events[(events < 0) & inside] = t + 1
         success |= running & rules.solved(world, inside)
@@ -83,12 +92,12 @@ def play(rules: Rules, world: World, starts: Starts, act, limit: int) -> Episode
     final = np.concatenate([world.positions[..., :2], world.yaw[..., None]], -1)
     return Episodes(success, ~success, steps, rules.mode(world, events, inside),
                     np.asarray(starts.context), events, world.targets, final, observations,
-                    actions, mask)
+                    actions, mask, np.stack(states, 1) if keep_states else None)
 
 
 def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1,
-            execute_steps: int = 1, limit: int | None = None, threads: int | None = None
-            ) -> Episodes:
+            execute_steps: int = 1, limit: int | None = None, threads: int | None = None,
+            keep_states: bool = False) -> Episodes:
     """Episodes of a policy.
 
     Args:
@@ -98,6 +107,7 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
       key: of the policy.
       limit: control steps; None: the task's.
       threads: None: one per core.
+      keep_states: see `play`.
 
     Raises:
       ValueError: the policy returns the wrong shape, or fewer actions than `execute_steps`.
@@ -109,7 +119,7 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
         actions = actor(history, valid, jax.random.fold_in(key, t))
         return as_chunk(actions, n, d, execute_steps)
 
-    with World(rules.scene, starts, threads) as world:
+    with rules.world(rules.scene, starts, threads) as world:
         first = rules.observe(world).astype(np.float32)
         history = np.repeat(first[:, None], window, 1)
         valid = np.zeros((n, window), bool)
@@ -124,7 +134,7 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
                 chunk = np.asarray(ask(history, valid, t // execute_steps), np.float32)
             return chunk[:, t % execute_steps]
 
-        return play(rules, world, starts, act, limit or rules.limit)
+        return play(rules, world, starts, act, limit or rules.limit, keep_states)
 
 
 def as_chunk(actions, n: int, d: int, execute_steps: int):

@@ -34,19 +34,20 @@ def simulator():
     try:
         import mujoco
     except ImportError as error:
-        raise ImportError("the planar tasks are simulated with MuJoCo, which is not installed: "
+        raise ImportError("this task is simulated with MuJoCo, which is not installed: "
                           "pip install 'vdd_jax[sim]'") from error
     return mujoco
 
 
 @lru_cache(maxsize=16)
-def model_of(scene: Scene):
-    """The compiled model of a scene."""
-    return simulator().MjModel.from_xml_string(mjcf(scene))
+def model_of(xml: str):
+    """The compiled model of a scene's MJCF."""
+    return simulator().MjModel.from_xml_string(xml)
 
 
 class World:
-    """N episodes under way.
+    """N episodes under way. Another robot is a subclass, with other `mjcf`, `place`, `measure`
+    and `command`.
 
     Attributes:
       desired: `[N, D]`, the commanded position of the rod's tcp, metres.
@@ -58,9 +59,10 @@ class World:
 
     def __init__(self, scene: Scene, starts: Starts, threads: int | None = None):
         self.scene, self.targets = scene, np.asarray(starts.targets, float)
-        self._model = model_of(scene)
+        self._model = model_of(self.mjcf(scene))
         self._step = simulator().mj_step
-        n, d = np.shape(starts.tcp)
+        n = len(starts.tcp)
+        self._robot = self._model.nq - 7 * len(scene.boxes)  # coordinates of the robot
         self._lead = leads(scene)
         self._threads = max(1, min(threads or len(os.sched_getaffinity(0)), n))
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
@@ -70,14 +72,36 @@ class World:
         self._qpos = [data.qpos for data in self._data]
         self._ctrl = [data.ctrl for data in self._data]
         self._places = np.zeros((n, self._model.nq))
-        for i, (qpos, ctrl) in enumerate(zip(self._qpos, self._ctrl, strict=True)):
-            qpos[:d] = ctrl[:] = starts.tcp[i]
+        for i, qpos in enumerate(self._qpos):
+            qpos[: self._robot] = self.place(starts.tcp[i])
             for k, (x, y, yaw) in enumerate(starts.boxes[i]):
-                at = d + 7 * k
+                at = self._robot + 7 * k
                 qpos[at : at + 2] = x, y
                 qpos[at + 2] = scene.table + scene.boxes[k].rest
                 qpos[at + 3 : at + 7] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
         self._advance(np.ones(n, bool), self.desired, SETTLE_STEPS)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Coordinates of everything, `[N, Q]`; what `cameras.Renderer` draws."""
+        return self._places.copy()
+
+    @property
+    def model(self):
+        """MuJoCo's, of which the episodes are."""
+        return self._model
+
+    mjcf = staticmethod(mjcf)
+
+    @staticmethod
+    def place(tcp: np.ndarray) -> np.ndarray:
+        """Coordinates `[Q]` of a robot at `tcp` `[D]`."""
+        return tcp
+
+    @staticmethod
+    def measure(places: np.ndarray) -> np.ndarray:
+        """The inverse, of coordinates `[N, Q]`: `[N, D]`."""
+        return places
 
     def step(self, actions: np.ndarray, running: np.ndarray) -> None:
         """One control step: commands move by `actions` `[N, D]` where `running` `[N]`."""
@@ -109,9 +133,9 @@ class World:
             some(indices)
         else:
             list(self._pool.map(some, np.array_split(indices, self._threads)))
-        d = self.desired.shape[1]
-        boxes = self._places[:, d:].reshape(len(self._places), -1, 7)
-        self.tcp = self._places[:, :d].copy()
+        robot, boxes = np.split(self._places, [self._robot], axis=1)
+        boxes = boxes.reshape(len(boxes), -1, 7)
+        self.tcp = self.measure(robot).copy()
         self.positions, self.rotations = boxes[..., :3].copy(), boxes[..., 3:].copy()
 
     @property

@@ -129,4 +129,4 @@ def read(directory) -> list[Trajectory]:
 
 def load(task) -> tuple[list[Trajectory], dict]:
     """Demonstrations, and what they are; see `recording.load`."""
-    return recording.load(DEMONSTRATOR, task, SIMULATOR, read)
+    return recording.load(DEMONSTRATOR, task, SPEC, SIMULATOR, read)

@@ -1,30 +1,30 @@
-"""Demonstrations by scripts: recorded all modes together, kept on disk for the next time.
+"""Demonstrations by scripts: recorded all modes in turn, kept on disk for the next time.
 
-A recording is one `.npz` in the user's cache directory, `$XDG_CACHE_HOME/vdd_jax/demonstrations`
+A recording is kept in the user's cache directory, `$XDG_CACHE_HOME/vdd_jax/demonstrations`
 (`~/.cache/...` without that variable), named by task, episodes per mode, seed and the versions of
-simulator and MuJoCo. Its arrays: `format` (int), `observations` `[S, O]` and `actions` `[S, A]`
-float32, all episodes one after the other; `lengths` `[E]` and `modes` `[E]` int; `discarded`
-(int). It is written under another name first and then renamed, so that a reader never sees half a
-file; a file that cannot be read is recorded again.
+simulator and MuJoCo; `recording_file` says its layout. A file that cannot be read is recorded
+again. Episodes are recorded in chunks, each kept when it is done, so that a recording that was
+interrupted goes on and ends with the same bits.
 """
 
 import os
-import tempfile
+import shutil
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from vdd_jax.metrics import Log
 from vdd_jax.tasks.planar import engine
-from vdd_jax.tasks.planar.physics import Starts, World, simulator
+from vdd_jax.tasks.planar.physics import Starts, simulator
 from vdd_jax.tasks.planar.skills import View
-from vdd_jax.types import Trajectory
+from vdd_jax.tasks.recording_file import DAMAGED, Recording, join, read, read_of_task, write
+from vdd_jax.types import TaskSpec, Trajectory
 
-FORMAT = 1
-MOST_AT_ONCE = 512  # episodes; more would only need more memory
+Show = Callable[[int, np.ndarray], None]  # number of an episode, its states `[L, Q]`
+CHUNK = 96  # episodes recorded together
 ATTEMPTS = 20  # rounds of attempts before a demonstrator counts as broken
 
 
@@ -41,29 +41,22 @@ class Demonstrator(NamedTuple):
     lengths: tuple[int, int] = (1, 1_000_000)  # attempts outside are drawn again
 
 
-class Recording(NamedTuple):
-    """Successful demonstrations, the modes in turn."""
-
-    trajectories: list[Trajectory]
-    modes: np.ndarray  # `[E]`
-    discarded: int  # attempts that failed (or were too short or long), drawn again
-
-
-def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None
-            ) -> engine.Episodes:
+def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None,
+            keep_states: bool = False) -> engine.Episodes:
     """One try of each of the modes `[N]`, whatever comes of it; `seed` is anything NumPy takes."""
     modes = np.asarray(modes)
     # Every episode has random numbers of its own: nothing depends on the others' lengths.
     start_seed, *seeds = np.random.SeedSequence(seed).spawn(len(modes) + 1)
     rules = demonstrator.rules
     starts = demonstrator.starts(np.random.default_rng(start_seed), len(modes))
-    with World(rules.scene, starts, threads) as world:
+    with rules.world(rules.scene, starts, threads) as world:
 
         def views(t, indices):
             # Python lists: the scripts calculate with plain numbers.
             boxes = np.concatenate([world.positions[..., :2], world.yaw[..., None]], -1).tolist()
             tcp, desired = world.tcp.tolist(), world.desired.tolist()
-            return {i: View(tcp[i], desired[i], boxes[i], t) for i in indices}
+            heights = world.positions[..., 2].tolist()
+            return {i: View(tcp[i], desired[i], boxes[i], t, heights[i]) for i in indices}
 
         first = views(0, range(len(modes)))
         scripts = [demonstrator.script(int(m), first[i], starts.targets[i],
@@ -81,47 +74,92 @@ def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None
                     ended[i] = True
             return actions
 
-        return engine.play(rules, world, starts, act, rules.limit)
+        return engine.play(rules, world, starts, act, rules.limit, keep_states)
 
 
-def record(demonstrator: Demonstrator, episodes_per_mode: int, seed: int = 0,
-           threads: int | None = None) -> Recording:
-    """Demonstrations of every mode, the same for the same seed.
+def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
+         threads: int | None = None, show: Show | None = None) -> Recording:
+    """Episodes `first` to `first + num − 1` of a recording; episode e is of mode e mod M.
 
-    Returns:
-      `num_modes · episodes_per_mode` trajectories, the modes in turn: observations `[L, O]` and
-      actions `[L, A]`, float32.
+    `show` is called for each of them, in any order.
 
     Raises:
-      ValueError: `episodes_per_mode` is not positive.
       RuntimeError: attempts keep failing.
     """
-    if episodes_per_mode < 1:
-        raise ValueError(f"episodes_per_mode must be at least 1, got {episodes_per_mode}")
-    num_modes = demonstrator.num_modes
+    modes = np.arange(first, first + num) % demonstrator.num_modes
     shortest, longest = demonstrator.lengths
-    kept: list[list[Trajectory]] = [[] for _ in range(num_modes)]
+    kept: dict[int, Trajectory] = {}
     discarded = 0
-    for block in range(ATTEMPTS + episodes_per_mode * num_modes // MOST_AT_ONCE):
-        missing = [m for m in range(num_modes) for _ in range(episodes_per_mode - len(kept[m]))]
+    for again in range(ATTEMPTS):
+        missing = [i for i in range(num) if i not in kept]
         if not missing:
             break
-        batch = missing[:MOST_AT_ONCE]
-        episodes = attempt(demonstrator, batch, (seed, block), threads)
-        for i, wanted in enumerate(batch):
-            length = episodes.steps[i]
-            right = episodes.success[i] and episodes.mode[i] == wanted
-            if right and shortest <= length <= longest:
-                kept[wanted].append(Trajectory(episodes.observations[i, :length].copy(),
-                                               episodes.actions[i, :length].copy()))
-            else:
-                discarded += 1
-    if any(len(k) < episodes_per_mode for k in kept):
+        episodes = attempt(demonstrator, modes[missing], (seed, first, again), threads,
+                           keep_states=show is not None)
+        right = episodes.success & (episodes.mode == modes[missing])
+        right &= (shortest <= episodes.steps) & (episodes.steps <= longest)
+        for row, i in enumerate(missing):
+            length = episodes.steps[row]
+            if right[row]:
+                kept[i] = Trajectory(episodes.observations[row, :length].copy(),
+                                     episodes.actions[row, :length].copy())
+                if show:
+                    show(first + i, episodes.states[row, :length])
+        discarded += int((~right).sum())
+    if len(kept) < num:
         raise RuntimeError(f"{demonstrator.name}: the scripted demonstrator keeps failing "
                            f"({discarded} attempts)")
-    # Mode by mode in turn, so that any prefix is as balanced as it can be.
-    order = [(m, i) for i in range(episodes_per_mode) for m in range(num_modes)]
-    return Recording([kept[m][i] for m, i in order], np.array([m for m, _ in order]), discarded)
+    return Recording([kept[i] for i in range(num)], modes, discarded)
+
+
+def identity(demonstrator: Demonstrator, seed: int) -> str:
+    """What the bits of a recording's episodes depend on, as the beginning of a file name."""
+    return (f"{demonstrator.name}-seed{seed}-v{demonstrator.version}"
+            f"-mujoco{simulator().__version__}")
+
+
+def record(demonstrator: Demonstrator, num_episodes: int, seed: int = 0,
+           threads: int | None = None, parts: Path | None = None, show: Show | None = None
+           ) -> Recording:
+    """Demonstrations of every mode in turn, the same for the same seed: any prefix is as balanced
+    as it can be.
+
+    Args:
+      parts: directory in which finished chunks are kept, and looked for; None: nowhere.
+      show: called for each episode that is not looked up, before its chunk is kept.
+
+    Returns:
+      The trajectories: observations `[L, O]` and actions `[L, A]`, float32.
+
+    Raises:
+      ValueError: `num_episodes` is not positive.
+      RuntimeError: attempts keep failing.
+      OSError: `parts` cannot be written.
+    """
+    if num_episodes < 1:
+        raise ValueError(f"the number of episodes must be at least 1, got {num_episodes}")
+    chunks = []
+    with Log(Path(os.devnull), f"record {demonstrator.name}", num_episodes) as log:
+        log.progress(0)
+        for first in range(0, num_episodes, CHUNK):
+            num = min(CHUNK, num_episodes - first)
+            file = parts and parts / f"{identity(demonstrator, seed)}-{first}-{first + num}.npz"
+            chunk = _finished(file) if file else None
+            if chunk is None:
+                chunk = take(demonstrator, first, num, seed, threads, show)
+                if file:
+                    write(file, chunk)
+            chunks.append(chunk)
+            log.record(first + num, {"discarded": sum(c.discarded for c in chunks)})
+            log.progress(first + num)
+    return join(chunks)
+
+
+def _finished(file: Path) -> Recording | None:
+    try:
+        return read(file)
+    except DAMAGED:
+        return None
 
 
 def cache_directory() -> Path:
@@ -132,78 +170,41 @@ def cache_directory() -> Path:
 
 def cache_file(demonstrator: Demonstrator, episodes_per_mode: int, seed: int) -> Path:
     """The file of a recording."""
-    mujoco = simulator().__version__
-    return cache_directory() / (
-        f"{demonstrator.name}-{episodes_per_mode}x{demonstrator.num_modes}-seed{seed}"
-        f"-v{demonstrator.version}-mujoco{mujoco}.npz")
+    total = f"{episodes_per_mode}x{demonstrator.num_modes}"
+    return cache_directory() / f"{identity(demonstrator, seed)}-{total}.npz"
 
 
 def recorded(demonstrator: Demonstrator, episodes_per_mode: int, seed: int = 0) -> Recording:
     """As `record`, from the cache if it is there."""
-    if episodes_per_mode < 1:
-        raise ValueError(f"episodes_per_mode must be at least 1, got {episodes_per_mode}")
     file = cache_file(demonstrator, episodes_per_mode, seed)
     if file.exists():
         try:
             return read(file)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             warnings.warn(f"{file} cannot be read ({error}); recording it again", stacklevel=2)
     total = episodes_per_mode * demonstrator.num_modes
     print(f"[{demonstrator.name}] recording {total} demonstrations, kept in {file}", flush=True)
-    recording = record(demonstrator, episodes_per_mode, seed)
+    parts = file.with_suffix(".parts")
     try:
-        write(file, recording)
+        parts.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # a read-only home is no reason to fail
-        warnings.warn(f"the recording could not be kept: {error}", stacklevel=2)
+        warnings.warn(f"the recording cannot be kept: {error}", stacklevel=2)
+        return record(demonstrator, total, seed)
+    recording = record(demonstrator, total, seed, parts=parts)
+    write(file, recording)
+    shutil.rmtree(parts, ignore_errors=True)
     return recording
 
 
-def write(file: Path, recording: Recording) -> None:
-    """Writes a recording atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(
-                stream, format=FORMAT, discarded=recording.discarded, modes=recording.modes,
-                lengths=np.array([len(t.actions) for t in recording.trajectories]),
-                observations=np.concatenate([t.observations for t in recording.trajectories]),
-                actions=np.concatenate([t.actions for t in recording.trajectories]))
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def read(file: Path) -> Recording:
-    """Reads a recording.
-
-    Raises:
-      ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile: it is not one, or is damaged.
-    """
-    with np.load(file, allow_pickle=False) as stored:
-        if int(stored["format"]) != FORMAT:
-            raise ValueError(f"format {int(stored['format'])}, expected {FORMAT}")
-        observations, actions, lengths = (
-            stored[name] for name in ("observations", "actions", "lengths"))
-        modes, discarded = stored["modes"], int(stored["discarded"])
-    if not (lengths.sum() == len(observations) == len(actions) and len(modes) == len(lengths)):
-        raise ValueError("its lengths do not add up")
-    if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
-        raise ValueError("it holds NaN or infinity")
-    ends = np.cumsum(lengths)[:-1]
-    trajectories = [Trajectory(o, a) for o, a in zip(
-        np.split(observations, ends), np.split(actions, ends), strict=True)]
-    return Recording(trajectories, modes, discarded)
-
-
-def load(demonstrator: Demonstrator, task, simulated_by: str, read_official
+def load(demonstrator: Demonstrator, task, spec: TaskSpec, simulated_by: str, read_official
          ) -> tuple[list[Trajectory], dict]:
     """Demonstrations of a task, and what they are.
 
     Args:
-      task: `config.task`: `demonstrations`, a directory of official recordings, or empty for the
-        scripted demonstrator with its `episodes_per_mode`.
+      task: `config.task`: `demonstrations`, a directory of official recordings or a file of
+        `vdd_jax.tasks.record`, or empty for the scripted demonstrator with its
+        `episodes_per_mode`.
+      spec: the task's.
       simulated_by: the task's `SIMULATOR`.
       read_official: directory → list of trajectories.
 
@@ -212,7 +213,10 @@ def load(demonstrator: Demonstrator, task, simulated_by: str, read_official
       and `discarded` (attempts of the scripted demonstrator that were drawn again).
     """
     discarded = 0
-    if task.demonstrations:
+    if task.demonstrations.endswith(".npz"):
+        trajectories, _, discarded = read_of_task(task.demonstrations, spec)
+        source = f"recording {task.demonstrations}, {len(trajectories)} episodes"
+    elif task.demonstrations:
         trajectories = read_official(task.demonstrations)
         source = f"official recordings from {task.demonstrations}, {len(trajectories)} episodes"
     else:

@@ -17,6 +17,7 @@ class View(NamedTuple):
     desired: tuple
     boxes: list  # of (x, y, yaw)
     t: int
+    heights: tuple | list = ()  # of the boxes' centres, metres
 
 
 class Hand(NamedTuple):

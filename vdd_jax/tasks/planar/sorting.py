@@ -157,7 +157,9 @@ class Sorting:
         half, size = num_boxes // 2, (d3il.BOX_HALF, d3il.BOX_MASS)
         boxes = [cube(f"red_{i + 1}", *size, "1 0 0 1") for i in range(half)]
         boxes += [cube(f"blue_{i + 1}", *size, "0 0 1 1") for i in range(half)]
-        self.SCENE, self.EPISODE_LIMIT = d3il.flat_scene(boxes), EPISODE_LIMITS[num_boxes]
+        marks = [(*region.mean(0), *(region[1] - region[0]) / 2, colour)
+                 for region, colour in zip(REGIONS, ("1 0.6 0.6 1", "0.6 0.6 1 1"), strict=True)]
+        self.SCENE, self.EPISODE_LIMIT = d3il.flat_scene(boxes, marks), EPISODE_LIMITS[num_boxes]
         self.NUM_MODES = len(orders(num_boxes))
         self.SPEC = TaskSpec(
             self.name, observation_dim=4 + 3 * num_boxes, action_dim=2, num_modes=self.NUM_MODES,
@@ -212,7 +214,8 @@ class Sorting:
 
     def load(self, task) -> tuple[list[Trajectory], dict]:
         """Demonstrations, and what they are; see `recording.load`."""
-        return recording.load(self.DEMONSTRATOR, task, self.SIMULATOR, self.read)
+        return recording.load(self.DEMONSTRATOR, task, self.SPEC, self.SIMULATOR,
+                              self.read)
 
 
 SORTING_2, SORTING_4, SORTING_6 = Sorting(2), Sorting(4), Sorting(6)

@@ -1,0 +1,157 @@
+"""Records demonstrations of a scripted task to a file:
+
+    python -m vdd_jax.tasks.record --task=stacking --episodes=600 --out=stacking.npz [--seed=0]
+
+Episodes run in parallel on all cores, their behaviours in turn. What is done is kept beside the
+file, so that the same command goes on after an interruption, to the same bits. The file is a
+`tasks/recording_file.py`; give it as config.task.demonstrations of the same task, or of the task
+'recorded'.
+
+With --images what two cameras see is drawn too (MuJoCo's tasks), into the directory FILE.images:
+for each episode a compressed file, 000000.npz and so on, with the array `images`
+`[L, 2, 96, 96, 3]` uint8, one pair for each observation: from in front of the table, and from the
+hand. Networks for images are not trained by this library yet.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vdd_jax.tasks import TASKS, avoiding, cameras
+from vdd_jax.tasks.planar import recording
+from vdd_jax.tasks.planar.physics import model_of
+from vdd_jax.tasks.recording_file import DAMAGED, Recording, read_about, write
+
+SCRIPTED = sorted(["avoiding", *(n for n, task in TASKS.items() if hasattr(task, "DEMONSTRATOR"))])
+USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
+
+
+def run(task: str, episodes: int, out: Path, seed: int = 0, images: bool = False) -> str:
+    """Records, and says what was done.
+
+    Raises:
+      ValueError: a number is out of range, `out` is not named `*.npz`, or is another recording.
+      ImportError: the simulator is not installed.
+      OSError: `out` cannot be written.
+      RuntimeError: the demonstrator keeps failing, or nothing can be drawn on this machine.
+    """
+    if images and task == "avoiding":
+        raise ValueError("--images needs a task of MuJoCo, which avoiding is not")
+    if episodes < 1:
+        raise ValueError(f"--episodes is {episodes}; it should be at least 1")
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}; it should be at least 0")
+    if out.suffix != ".npz":
+        raise ValueError(f"--out is {out}; it should end in .npz")
+    about = {"task": task, "seed": seed, "episodes": episodes, "images": images,
+             "demonstrator": identity(task, seed)}
+    if out.exists():
+        if _about(out) == about:
+            return f"{out} holds these episodes already"
+        raise ValueError(f"{out} exists and holds something else; give another --out")
+    parts, drawn = out.with_name(out.name + ".parts"), out.with_suffix(".images")
+    begin(parts, drawn if images else None, about)
+    recorded = take(task, episodes, seed, parts, drawn if images else None)
+    write(out, recorded, about)
+    shutil.rmtree(parts, ignore_errors=True)
+    steps = sum(len(t.actions) for t in recorded.trajectories)
+    return (f"{out}: {episodes} episodes of {task}, {steps} steps; {recorded.discarded} failed "
+            "attempts were drawn again")
+
+
+def begin(parts: Path, images: Path | None, about: dict) -> None:
+    """Makes the directory of what is done, or finds that of the same recording.
+
+    Raises:
+      ValueError: there is something else's.
+    """
+    begun = parts / "about.json"
+    if begun.exists():
+        if json.loads(begun.read_text()) != about:
+            raise ValueError(f"{parts} holds the beginning of another recording; remove it, or "
+                             "give another --out")
+        return
+    if images and images.exists():
+        raise ValueError(f"{images} exists; remove it, or give another --out")
+    parts.mkdir(parents=True, exist_ok=True)
+    begun.write_text(json.dumps(about))
+
+
+def identity(task: str, seed: int) -> str:
+    """What the bits of a task's recording depend on."""
+    if task == "avoiding":
+        return f"avoiding-seed{seed}-v{avoiding.DEMONSTRATOR_VERSION}"
+    return recording.identity(TASKS[task].DEMONSTRATOR, seed)
+
+
+def take(task: str, episodes: int, seed: int, parts: Path, images: Path | None) -> Recording:
+    """The episodes; finished chunks are kept in `parts` (Avoiding is done in seconds, at once)."""
+    if task == "avoiding":
+        per_mode = -(-episodes // avoiding.NUM_MODES)
+        trajectories, discarded = avoiding.demonstrate_counted(seed, per_mode)
+        modes = np.arange(episodes) % avoiding.NUM_MODES
+        return Recording(trajectories[:episodes], modes, discarded)
+    demonstrator = TASKS[task].DEMONSTRATOR
+    with contextlib.ExitStack() as stack:
+        show = None
+        if images:
+            rules = demonstrator.rules
+            show = drawing(images, stack.enter_context(
+                cameras.Renderer(model_of(rules.world.mjcf(rules.scene)))))
+        return recording.record(demonstrator, episodes, seed, parts=parts, show=show)
+
+
+def drawing(folder: Path, renderer: cameras.Renderer):
+    """Draws an episode into a file of the folder, which is written under another name first."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def show(episode: int, states: np.ndarray) -> None:
+        images = np.stack([renderer.draw(places) for places in states])
+        unfinished = folder / f"{episode:06d}.part"
+        with unfinished.open("wb") as stream:
+            np.savez_compressed(stream, images=images)
+        os.replace(unfinished, folder / f"{episode:06d}.npz")
+
+    return show
+
+
+def _about(file: Path) -> dict | None:
+    try:
+        return read_about(file)
+    except DAMAGED:
+        return None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        print(f"error: {message}; see python -m vdd_jax.tasks.record --help", file=sys.stderr)
+        sys.exit(1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _Parser(prog="python -m vdd_jax.tasks.record", description=__doc__,
+                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--task", required=True, choices=SCRIPTED)
+    parser.add_argument("--episodes", required=True, type=int, help="how many")
+    parser.add_argument("--out", required=True, type=Path, help="the file to write, .npz")
+    parser.add_argument("--seed", default=0, type=int, help="of starts and demonstrator")
+    parser.add_argument("--images", action="store_true", help="draw what cameras see as well")
+    given = parser.parse_args(arguments)
+    try:
+        print(run(given.task, given.episodes, given.out, given.seed, given.images))
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
