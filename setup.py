@@ -6,8 +6,11 @@ from setuptools import find_packages, setup
 
 PLOT = ["matplotlib>=3.8"]
 SIM = ["mujoco>=3.3,<4"]
+# of it the files and the robot are used, which run in all of SIM's range
+KITCHEN = ["gymnasium-robotics>=1.3", *SIM]
+HDF5 = ["h5py>=3.10"]
 TORCH = ["torch>=2.6"]  # published checkpoints are read with it, benchmarks compare with it
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", *PLOT, *SIM]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", *PLOT, *KITCHEN, *HDF5]
 
 setup(
     name="vdd_jax",
@@ -28,5 +31,6 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
     ],
-    extras_require={"plot": PLOT, "sim": SIM, "test": TEST, "torch": TORCH},
+    extras_require={"hdf5": HDF5, "kitchen": KITCHEN, "plot": PLOT, "sim": SIM, "test": TEST,
+                    "torch": TORCH},
 )

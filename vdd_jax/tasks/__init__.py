@@ -1,7 +1,7 @@
 """The tasks by name; each is a module, or used like one (see `toy` and `avoiding` for what one
 holds)."""
 
-from vdd_jax.tasks import avoiding, recorded, toy
+from vdd_jax.tasks import avoiding, kitchen, recorded, toy
 from vdd_jax.tasks.planar import aligning, block_push, pushing, sorting
 
 TASKS = {
@@ -14,5 +14,6 @@ TASKS = {
     "sorting_2": sorting.SORTING_2,
     "sorting_4": sorting.SORTING_4,
     "sorting_6": sorting.SORTING_6,
+    "kitchen": kitchen,
     "recorded": recorded,
 }

@@ -90,7 +90,7 @@ class Arm:
         return self._moved(change, fingers)
 
     def joint_action(self, joints, speed: float, fingers: float) -> np.ndarray:
-        """The action `[9]` that moves the joints towards `joints` `[7]`, each at most by `speed`."""
+        """The action `[9]` that moves each joint towards `joints` `[7]`, at most by `speed`."""
         return self._moved(np.clip(joints - self._data.qpos[:ARM], -speed, speed), fingers)
 
     def _moved(self, change: np.ndarray, fingers: float) -> np.ndarray:

@@ -139,7 +139,7 @@ def light_switch(hand: Hand):
 
 def _burner(hand: Hand, site: str, joint: int):
     """Turns a knob by pushing the upper end of its bar to the right."""
-    arm, rng, work = hand.arm, hand.rng, hand.traits.work
+    arm, rng = hand.arm, hand.rng
     front = facing(yaw=rng.uniform(-0.1, 0.1), pitch=-0.2)
     x, y, z = arm.site(site)
     side, height = rng.uniform(0.047, 0.055), rng.uniform(0.032, 0.04)
@@ -216,7 +216,7 @@ def _pull(hand: Hand, site: str, joint: int, yaw: float, tangent: float, far: fl
         yield from hand.go(before(0.09, yaw, 0.6), rotation, OPEN, precision=0.012, patience=8)
         yield from hand.go(before(deep, yaw, 0.6), rotation, OPEN, traits.work, precision=0.01)
         yield from hand.rest(4, CLOSED)
-        yield from hand.go(before(deep + 0.1, tangent, 1.0), rotation, CLOSED, 0.9 * traits.work,
+        yield from hand.go(before(deep + 0.1, tangent, 1.0), rotation, CLOSED, 0.7 * traits.work,
                            precision=0.001, patience=50, until=lambda: opened() or lost())
         yield from hand.rest(3, OPEN)
         if opened():

@@ -54,8 +54,8 @@ def packages():
 def about() -> str:
     """Which simulator this is, for reports."""
     mujoco, _ = packages()
-    return (f"FrankaKitchen of gymnasium-robotics {importlib.metadata.version('gymnasium-robotics')}"
-            f", MuJoCo {mujoco.__version__}")
+    version = importlib.metadata.version("gymnasium-robotics")
+    return f"FrankaKitchen of gymnasium-robotics {version}, MuJoCo {mujoco.__version__}"
 
 
 @lru_cache(maxsize=1)

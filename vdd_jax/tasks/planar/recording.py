@@ -143,14 +143,20 @@ def recorded(demonstrator: Demonstrator, episodes_per_mode: int, seed: int = 0) 
     if episodes_per_mode < 1:
         raise ValueError(f"episodes_per_mode must be at least 1, got {episodes_per_mode}")
     file = cache_file(demonstrator, episodes_per_mode, seed)
+    total = episodes_per_mode * demonstrator.num_modes
+    return kept(file, f"[{demonstrator.name}] recording {total} demonstrations",
+                lambda: record(demonstrator, episodes_per_mode, seed))
+
+
+def kept(file: Path, what: str, make: Callable[[], Recording]) -> Recording:
+    """What is in the file; where it is not there, or damaged, made now and kept."""
     if file.exists():
         try:
             return read(file)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             warnings.warn(f"{file} cannot be read ({error}); recording it again", stacklevel=2)
-    total = episodes_per_mode * demonstrator.num_modes
-    print(f"[{demonstrator.name}] recording {total} demonstrations, kept in {file}", flush=True)
-    recording = record(demonstrator, episodes_per_mode, seed)
+    print(f"{what}, kept in {file}", flush=True)
+    recording = make()
     try:
         write(file, recording)
     except OSError as error:  # a read-only home is no reason to fail
