@@ -74,7 +74,7 @@ def simulator(config: ConfigDict) -> str:
         return "none: judged without episodes"
     if config.task.simulator == "official":
         return official.about(config.task)
-    return task.simulator() if hasattr(task, "simulator") else task.SIMULATOR
+    return task.simulated_by() if hasattr(task, "simulated_by") else task.SIMULATOR
 
 
 def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int):

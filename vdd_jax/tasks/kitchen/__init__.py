@@ -23,15 +23,15 @@ from vdd_jax.tasks.kitchen.world import JOINTS, OBSERVATION, World, about
 from vdd_jax.tasks.planar.engine import acting, asking, generator_of, split
 from vdd_jax.types import TaskSpec, Trajectory
 
-__all__ = ["COMPILED", "EPISODE_LIMIT", "SPEC", "Episodes", "load", "rollout", "score", "simulator",
-           "spec"]
+__all__ = ["COMPILED", "EPISODE_LIMIT", "SPEC", "Episodes", "load", "rollout", "score",
+           "simulated_by", "spec"]
 
 COMPILED = False
 EPISODE_LIMIT = 280
 SPEC = TaskSpec("kitchen", observation_dim=OBSERVATION, action_dim=JOINTS, num_modes=len(ORDERS),
                 episode_limit=EPISODE_LIMIT, control_hz=12.5)
 SIMULATOR = "FrankaKitchen of gymnasium-robotics"
-simulator = about  # the same with its versions
+simulated_by = about  # the same with its versions
 
 
 class Episodes(NamedTuple):

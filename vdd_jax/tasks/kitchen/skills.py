@@ -232,9 +232,11 @@ def microwave(hand: Hand):
 
 
 def hinge_cabinet(hand: Hand):
-    """Pulls the right door open by its handle."""
+    """Pulls the right door open by its handle, and leaves below it."""
     uniform = hand.rng.uniform
-    yield from _pull(hand, "hinge_site2", 21, uniform(-0.1, 0.1), 0.4, uniform(1.2, 1.3), 0.0)
+    yield from _pull(hand, "hinge_site2", 21, uniform(-0.1, 0.1), 0.4, uniform(1.33, 1.43), 0.0)
+    x, y, z = hand.arm.pose.position
+    yield from hand.go([x, y - 0.03, z - 0.35], facing(), CLOSED, precision=0.05)
 
 
 SKILLS = dict(zip(NAMES, (bottom_burner, top_burner, light_switch, slide_cabinet, hinge_cabinet,

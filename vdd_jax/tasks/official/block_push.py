@@ -11,7 +11,7 @@ import importlib
 import jax
 import numpy as np
 
-from vdd_jax.tasks.official.episode import drive
+from vdd_jax.tasks.official.episode import drive, padded
 from vdd_jax.tasks.planar import scores
 from vdd_jax.tasks.planar.block_push import EPISODE_LIMIT, TOLERANCE
 from vdd_jax.tasks.planar.engine import Episodes, asking
@@ -41,16 +41,15 @@ def rollout(task, actor, key, num_episodes: int) -> Episodes:
     """Episodes of a policy; the starts follow from `key`."""
     environment = Stepped(start(int(jax.random.randint(key, (), 0, 2**31 - 1))))
     ask = asking(actor, 1, environment.size, task.execute_steps)
-    found = []
+    found, targets = [], []
     for i in range(num_episodes):
-        steps = drive(environment, ask, key, i, task.window, task.execute_steps)
-        found.append((steps.count, *steps.last, environment.targets))
-    count, success, events, inside, final, targets = (
-        np.array(column) for column in zip(*found, strict=True))
-    nothing = np.zeros((num_episodes, 0, 0), np.float32)  # what only figures would want
-    return Episodes(success, ~success, count, scores.pair_mode(events, inside),
-                    np.arange(num_episodes), events, targets, final, nothing, nothing,
-                    nothing[..., 0].astype(bool))
+        found.append(drive(environment, ask, key, i, task.window, task.execute_steps))
+        targets.append(environment.targets)
+    success, events, inside, final = (
+        np.array(column) for column in zip(*(steps.last for steps in found), strict=True))
+    return Episodes(success=success, timed_out=~success, mode=scores.pair_mode(events, inside),
+                    context=np.arange(num_episodes), events=events, targets=np.array(targets),
+                    final_boxes=final, **padded(found))
 
 
 class Stepped:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdd_jax.tasks.official.episode import Steps, drive
+from vdd_jax.tasks.official.episode import Steps, drive, padded
 from vdd_jax.tasks.planar.d3il import raw_contexts
 from vdd_jax.tasks.planar.engine import asking
 from vdd_jax.tasks.planar.sorting import orders
@@ -46,6 +46,9 @@ class Episodes(NamedTuple):
     steps: np.ndarray  # `[N]` int
     mode: np.ndarray  # `[N]` int
     context: np.ndarray  # `[N]` int
+    observations: np.ndarray  # `[N, L, O]`, before each action; repeats the last one after the end
+    actions: np.ndarray  # `[N, L, D]` as executed; 0 after the end
+    mask: np.ndarray  # `[N, L]` bool, whether the action was executed
 
 
 def start(name: str):
@@ -116,10 +119,11 @@ def episodes(name: str, found: list[tuple[Steps, int]]) -> Episodes:
     success = np.array([steps.last[1] for steps, _ in found])
     collided = np.array([steps.last[2] for steps, _ in found]) & ~success
     return Episodes(
-        success, ~success & ~collided, collided, np.zeros(len(found), bool),
-        np.array([steps.count for steps, _ in found]),
-        np.array([mode_of(name, steps.last[0]) for steps, _ in found]),
-        np.array([context for _, context in found]))
+        success=success, timed_out=~success & ~collided, collided=collided,
+        left_corridor=np.zeros(len(found), bool),
+        mode=np.array([mode_of(name, steps.last[0]) for steps, _ in found]),
+        context=np.array([context for _, context in found]),
+        **padded([steps for steps, _ in found]))
 
 
 def mode_of(name: str, mode) -> int:

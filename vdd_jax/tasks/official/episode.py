@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from vdd_jax.tasks.planar.engine import acting
 
@@ -10,7 +11,8 @@ from vdd_jax.tasks.planar.engine import acting
 class Steps(NamedTuple):
     """A finished episode."""
 
-    count: int  # control steps
+    observations: np.ndarray  # `[L, O]`, before each action
+    actions: np.ndarray  # `[L, D]`
     last: Any  # what the simulator said at the last one
 
 
@@ -25,8 +27,25 @@ def drive(environment, ask, key, number: int, window: int, execute_steps: int) -
     seen = environment.reset()[None]
     act = acting(ask, jax.random.fold_in(key, number), seen, environment.size, window,
                  execute_steps)
-    count, done, last = 0, False, None
+    observations, actions, done, last = [], [], False, None
     while not done:
-        observation, done, last = environment.step(act(count, seen)[0].astype(float))
-        seen, count = observation[None], count + 1
-    return Steps(count, last)
+        action = act(len(actions), seen)[0]
+        observations.append(seen[0])
+        actions.append(action)
+        observation, done, last = environment.step(action.astype(float))
+        seen = observation[None]
+    return Steps(np.array(observations, np.float32), np.array(actions), last)
+
+
+def padded(found: list[Steps]) -> dict[str, np.ndarray]:
+    """Of N episodes, the longest of L steps: `steps` `[N]`, `observations` `[N, L, O]` (the last
+    one repeated), `actions` `[N, L, D]` (then 0), `mask` `[N, L]`."""
+    count = np.array([len(steps.actions) for steps in found])
+    index = np.arange(count.max())
+    mask = index < count[:, None]
+    inside = np.minimum(index, count[:, None] - 1)
+    observations, actions = (
+        np.stack([getattr(steps, name)[i] for steps, i in zip(found, inside, strict=True)])
+        for name in ("observations", "actions"))
+    return {"steps": count, "observations": observations,
+            "actions": np.where(mask[..., None], actions, 0.0), "mask": mask}
