@@ -207,3 +207,16 @@ def test_noise_that_the_teacher_does_not_know(trained, noise, words):
     assert not (workdir / "distill").exists()
     problem_noise = tiny_avoiding(distill__noise__high=5.0).distill.noise
     noise_levels.check_noise(problem_noise, problem.load_teacher(tiny_avoiding(), workdir)[0])
+
+
+def test_goals_are_the_ends_of_training_episodes():
+    """In the task's units, of different episodes, whatever training takes; none without goals."""
+    config = tiny_avoiding(task__goal_length=2, task__goal="future")
+    found = np.asarray(problem.goals(config))
+    train = problem._trajectories(json.dumps(config.task.to_dict(), sort_keys=True))[0]
+    ends = np.stack([t.observations[-2:] for t in train])
+    assert found.shape == (min(64, len(train)), 2, 4)
+    for goal in found:
+        assert np.abs(ends - goal).max((1, 2)).min() == 0
+    assert len(np.unique(found[:, -1], axis=0)) == len(found)
+    assert problem.goals(tiny_avoiding()) is None

@@ -93,7 +93,7 @@ def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
         raise DataError(f"{about['demonstrations']}: {error}") from error
 
 
-def goals(config: ConfigDict) -> np.ndarray | None:
+def goals(config: ConfigDict) -> jax.Array | None:
     """What episodes pursue, raw `[M, G, O]`: how M of the training trajectories ended; None where
     the task is without goals.
 
@@ -104,7 +104,7 @@ def goals(config: ConfigDict) -> np.ndarray | None:
         return None
     train, _, _ = _trajectories(json.dumps(task.to_dict(), sort_keys=True))
     chosen = np.linspace(0, len(train) - 1, min(GOALS, len(train))).astype(int)
-    return np.stack([train[i].observations[-task.goal_length :] for i in chosen])
+    return jnp.stack([train[i].observations[-task.goal_length :] for i in chosen])
 
 
 @functools.lru_cache(maxsize=4)

@@ -32,7 +32,7 @@ def test_what_is_kept_is_what_was_done(singles):
     """Observations before actions, the actions in their range, the end as it was left."""
     for i in np.flatnonzero(singles.good)[:4]:
         observations, actions = singles.trajectories[i]
-        assert len(observations) == len(actions) < 150 and np.abs(actions).max() <= 1
+        assert len(observations) == len(actions) <= 150 and np.abs(actions).max() <= 1
         assert solved(observations[-1])[singles.orders[i, 0]] and not solved(observations[0]).any()
 
 
@@ -42,13 +42,14 @@ def test_only_what_was_wanted_is_good():
     done = np.zeros((4, 7), bool)
     done[:, :4] = True
     done[1, 3], done[2, 5] = False, True
-    finished = np.array([True, True, True, False])
-    found = demonstrator.Attempt(orders, done, finished, nothing)
-    assert list(found.good) == [True, False, False, False]
+    found = demonstrator.Attempt(orders, done, nothing)
+    assert list(found.good) == [True, False, False, True]
 
 
 def test_orders_begin_with_their_mode_and_never_repeat():
     orders = demonstrator.draw_orders([0, 3, 6] * 50, np.random.default_rng(0))
+    hinge, slide = demonstrator.HINGE, demonstrator.SLIDE
+    assert not any(hinge in o and slide in o[o.index(hinge):] for o in orders.tolist())
     assert (orders[:, 0] == [0, 3, 6] * 50).all()
     assert all(len(set(order)) == 4 for order in orders.tolist())
     assert len({tuple(o) for o in orders.tolist()}) > 100
@@ -59,7 +60,7 @@ def test_failed_attempts_are_drawn_again(monkeypatch):
     def half(orders, seed, threads=None):
         n = len(orders)
         done = (orders[:, :, None] == np.arange(7)).any(1)
-        return demonstrator.Attempt(orders, done, np.arange(n) % 2 == 0, [
+        return demonstrator.Attempt(orders, done & (np.arange(n) % 2 == 0)[:, None], [
             Trajectory(np.full((5, 30), o[0]), np.zeros((5, 9))) for o in orders])
 
     monkeypatch.setattr(demonstrator, "attempt", half)
