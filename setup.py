@@ -6,14 +6,16 @@ from setuptools import find_packages, setup
 
 PLOT = ["matplotlib>=3.8"]
 SIM = ["mujoco>=3.3,<4"]
+# of it the files and the robot are used, which run in all of SIM's range
+KITCHEN = ["gymnasium-robotics>=1.3", *SIM]
 EXPORT = ["flatbuffers>=24.3", "onnx>=1.16", "onnxruntime>=1.18"]
-HDF5 = ["h5py>=3.10"]  # demonstrations of robomimic, of Minari, and our own layout
+HDF5 = ["h5py>=3.10"]  # demonstrations of robomimic, of Minari, of D4RL, and our own layout
 LEROBOT = ["pyarrow>=15"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 WANDB = ["wandb>=0.17"]
 TORCH = ["torch>=2.6"]  # published checkpoints are read with it, benchmarks compare with it
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", "nbclient>=0.10",
-        "ipykernel>=6.29", *EXPORT, *HDF5, *LEROBOT, *PLOT, *SIM, *TENSORBOARD]
+        "ipykernel>=6.29", *EXPORT, *HDF5, *KITCHEN, *LEROBOT, *PLOT, *TENSORBOARD]
 
 setup(
     name="vdd_jax",
@@ -35,7 +37,7 @@ setup(
         "orbax-checkpoint>=0.11.30",
     ],
     extras_require={
-        "export": EXPORT, "hdf5": HDF5, "lerobot": LEROBOT, "plot": PLOT, "sim": SIM,
-        "tensorboard": TENSORBOARD, "test": TEST, "torch": TORCH, "wandb": WANDB,
+        "export": EXPORT, "hdf5": HDF5, "kitchen": KITCHEN, "lerobot": LEROBOT, "plot": PLOT,
+        "sim": SIM, "tensorboard": TENSORBOARD, "test": TEST, "torch": TORCH, "wandb": WANDB,
     },
 )

@@ -71,6 +71,8 @@ def test_smoke_variants_run(path, tmp_path, monkeypatch):
     """From nothing to a report with finite numbers (of fewer samples than a user's)."""
     if path.stem in ("planar", "stacking"):
         pytest.importorskip("mujoco", reason="the sim extra is not installed")
+    if path.stem == "kitchen":
+        pytest.importorskip("gymnasium_robotics", reason="the kitchen extra is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)
     for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8), ("FLOW_SAMPLES", 4),

@@ -196,6 +196,24 @@ def test_windows_by_brute_force(window, chunk, goal):
                                     (14, window - 1, 2), (14, goal, 3), (14, 2 * chunk)]
 
 
+def test_future_goals_are_after_the_step():
+    """Of the same episode, successive, anywhere after the step; the last ones where no others are
+    left; the same at every call."""
+    lengths = (40, 3)
+    trajectories = [Trajectory(np.arange(n, dtype=np.float32)[:, None] + 100 * i,
+                               np.zeros((n, 1), np.float32)) for i, n in enumerate(lengths)]
+    scaler = fit_trajectory_scaler(trajectories, "none")
+    found = windows(trajectories, scaler, 2, goal_length=2, goal="future")
+    goals = np.asarray(found.observation.goal)[..., 0]
+    np.testing.assert_array_equal(goals[:, 1] - goals[:, 0], 1.0)
+    np.testing.assert_array_equal(goals[40:, 0], [101.0, 101.0, 101.0])
+    ahead = goals[:40, 0] - np.arange(40)
+    assert (ahead[:37] >= 1).all() and (goals[:40, 1] < 40).all()
+    assert len(set(ahead[:20])) > 8 and (goals[37:40, 0] == 38).all()
+    again = windows(trajectories, scaler, 2, goal_length=2, goal="future")
+    np.testing.assert_array_equal(again.observation.goal, found.observation.goal)
+
+
 def test_the_scaler_of_trajectories():
     """Mean and std over all steps of all episodes; steps never cross from one episode to the
     next; every action of a chunk is scaled alike."""

@@ -15,10 +15,9 @@ from vdd_jax import evaluate, open_loop, problem, stages
 from vdd_jax import evaluate_closed_loop as closed
 from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
-from vdd_jax.data import Scaler
 from vdd_jax.policy import Policy
 from vdd_jax.sampled_policy import SampledPolicy
-from vdd_jax.types import Batch, Context
+from vdd_jax.types import Context
 
 pytest_plugins = "smoke_run"
 
@@ -147,19 +146,6 @@ def test_the_ways_of_a_policy_that_is_sampled():
     assert closed.density_of(student) is None
     np.testing.assert_array_equal(
         closed.sampler_of(student)(SEEN, KEYS[0], 7), np.full((7, STATES, 2), 3.0))
-
-
-def test_goals_are_those_of_the_training_episodes():
-    """In the task's units; none where the task has none."""
-    scaler = Scaler(*(jnp.asarray(v) for v in ([0.0], [1.0], [3.0, -1.0], [4.0, 0.5], [1.0] * 2)))
-    raw = np.random.default_rng(0).normal(size=(300, 2, 2)).astype(np.float32)
-    goal = scaler.scale_observation(raw)
-    task = SimpleNamespace(scaler=scaler, data=Batch(SEEN._replace(goal=goal), None))
-    found = closed.goals_of(task)
-    assert found.shape == (64, 2, 2)
-    for one in np.asarray(found):
-        assert np.abs(raw - one).max(axis=(1, 2)).min() < 1e-5
-    assert closed.goals_of(SimpleNamespace(data=Batch(SEEN, None))) is None
 
 
 def test_a_teacher_in_a_few_words():

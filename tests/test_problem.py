@@ -232,3 +232,16 @@ def test_a_simulator_that_is_not_installed_is_told(monkeypatch, tmp_path):
     config.task.update(name="stacking", demonstrations="")
     with pytest.raises(problem.DataError, match=r"^this task .* pip install 'vdd_jax\[sim\]'$"):
         problem.data(config)
+
+
+def test_goals_are_the_ends_of_training_episodes():
+    """In the task's units, of different episodes, whatever training takes; none without goals."""
+    config = tiny_avoiding(task__goal_length=2, task__goal="future")
+    found = np.asarray(problem.goals(config))
+    train = problem._trajectories(json.dumps(config.task.to_dict(), sort_keys=True))[0]
+    ends = np.stack([t.observations[-2:] for t in train])
+    assert found.shape == (min(64, len(train)), 2, 4)
+    for goal in found:
+        assert np.abs(ends - goal).max((1, 2)).min() == 0
+    assert len(np.unique(found[:, -1], axis=0)) == len(found)
+    assert problem.goals(tiny_avoiding()) is None

@@ -1,6 +1,7 @@
 """Policies in the form that a task's simulator asks for: pure functions of raw history and key.
 
-`actor(history [N, T, O], valid [N, T], key) -> [N, H, A]`, in the task's units.
+`actor(history [N, T, O], valid [N, T], key) -> [N, H, A]`, in the task's units; where observations
+do not tell what was done, past actions `[N, T − 1, A]` are a fourth argument.
 """
 
 import time
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from vdd_jax import teachers
 from vdd_jax.core import mixture
 from vdd_jax.data import Scaler
-from vdd_jax.tasks import TASKS
+from vdd_jax.tasks import TASKS, official
 from vdd_jax.teachers import Teacher
 
 
@@ -23,10 +24,12 @@ def actor_of(config: ConfigDict, scaler: Scaler, act, goals=None):
     """
     task = TASKS[config.task.name]
 
-    def actor(history, valid, key):
-        if hasattr(task, "past_actions"):
+    def actor(history, valid, key, past=None):
+        if past is not None:
+            pass
+        elif hasattr(task, "past_actions"):
             past = task.past_actions(history)
-        else:  # no simulator: only timed
+        else:  # only timed
             size = task.spec(config.task).action_dim
             past = jnp.zeros((len(history), history.shape[1] - 1, size))
         goal = None if goals is None else goals[jnp.arange(len(history)) % len(goals)]
@@ -64,10 +67,24 @@ def of_student(config: ConfigDict, apply, params, scaler: Scaler, how: str, goal
     return actor_of(config, scaler, act, goals)
 
 
+def simulator(config: ConfigDict) -> str:
+    """Which simulator `run` uses, for reports."""
+    task = TASKS[config.task.name]
+    if not hasattr(task, "rollout"):
+        return "none: judged without episodes"
+    if config.task.simulator == "official":
+        return official.about(config.task)
+    return task.simulated_by() if hasattr(task, "simulated_by") else task.SIMULATOR
+
+
 def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int):
     """Episodes of an actor in the task's simulator, and the seconds they took: compiled, or with
     one compilation where the simulator is not JAX's."""
     task = TASKS[config.task.name]
+    if config.task.simulator == "official":
+        start = time.perf_counter()
+        episodes = official.rollout(config.task, actor, key, num_episodes)
+        return episodes, time.perf_counter() - start
     if not getattr(task, "COMPILED", True):
         file = config.task.contexts
         given = {"contexts": task.read_contexts(file)} if file else {}

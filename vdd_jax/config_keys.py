@@ -36,6 +36,8 @@ _NAMES = {"allowed": lambda v: all(isinstance(name, str) and name for name in v)
           "expected": "names, e.g. ('robot0_eef_pos', 'object')"}
 _SHARE = {"allowed": lambda v: 0 <= v < 1, "expected": "in [0, 1)"}
 
+# tasks whose official simulator can be driven
+OFFICIAL = ("avoiding", "pushing", "aligning", "sorting_2", "sorting_4", "sorting_6", "block_push")
 STUDENTS = ("distill", "from_scratch", "consistency")  # stages that make one
 
 KEYS: dict[str, Key] = {
@@ -54,7 +56,7 @@ KEYS: dict[str, Key] = {
     # ---- the task
     "task.name": Key("toy", "which task", **_one_of(
         "toy", "toy1d", "avoiding", "block_push", "pushing", "aligning", "sorting_2", "sorting_4",
-        "sorting_6", "stacking", "recorded")),
+        "sorting_6", "stacking", "kitchen", "recorded")),
     "task.observation_dim": Key(
         0, "toy: numbers in an observation; 0: a fixed target. recorded: the same; 0: as in the "
         "data", **_at_least(0),
@@ -104,15 +106,26 @@ KEYS: dict[str, Key] = {
         "", "pushing, aligning, sorting, stacking: official test contexts, a pickle or its "
         "directory; empty: drawn as the benchmark does"
     ),
-    "task.episodes_per_mode": Key(20, "of the scripted demonstrator", **_at_least(1)),
+    "task.episodes_per_mode": Key(
+        20, "of the scripted demonstrator; kitchen: a mode is the sub-task with which an episode "
+        "begins", **_at_least(1),
+    ),
     "task.held_out": Key(0.1, "share of the trajectories that are never trained on",
                          lambda v: 0 < v < 1, "between 0 and 1"),
     "task.window": Key(1, "T, observations that a policy sees", **_at_least(1)),
     "task.chunk": Key(1, "H, actions that a policy gives at once", **_at_least(1)),
     "task.execute_steps": Key(1, "actions of a chunk executed before the policy is asked again",
                               **_at_least(1)),
-    "task.goal_length": Key(0, "G, last observations of an episode given as its goal; 0: no goal",
+    "task.goal_length": Key(0, "G, observations of an episode given as its goal; 0: no goal",
                             **_at_least(0)),
+    "task.goal": Key(
+        "end", "which of them in training: 'end', the last; 'future', for each step some after it, "
+        "as published. In evaluation always the last", **_one_of("end", "future"),
+    ),
+    "task.simulator": Key(
+        "own", "'own': the one this library has; 'official': the benchmark's, where the user has "
+        "installed it, see tasks/official", **_one_of("own", "official"),
+    ),
     # ---- the teacher, where it is learned
     "teacher.workdir": Key(
         "", "a run whose teacher is used, with its own settings: the other keys of teacher.* are "

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vdd_jax.config_keys import STUDENTS
+from vdd_jax.config_keys import OFFICIAL, STUDENTS
 
 
 def inconsistencies(c: dict[str, Any]) -> list[str]:
@@ -27,6 +27,9 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
     if c["task.contexts"] and not c["task.name"].startswith(
             ("pushing", "aligning", "sorting", "stacking")):
         errors.append(f"config.task.contexts is given, but {c['task.name']} has no contexts")
+    if c["task.simulator"] == "official" and c["task.name"] not in OFFICIAL:
+        errors.append(f"config.task.simulator is 'official', which {c['task.name']} has not; of "
+                      f"{', '.join(OFFICIAL)} this library drives the official one")
     if learned and not transformer and c["teacher.window"] == "all":
         errors.append("config.teacher.window is 'all', which needs config.teacher.backbone = "
                       "'transformer'")

@@ -140,16 +140,18 @@ def fit_trajectory_scaler(
 
 def windows(
     trajectories: list[Trajectory], scaler: Scaler, window: int, chunk: int = 1,
-    goal_length: int = 0,
+    goal_length: int = 0, goal: str = "end",
 ) -> Batch:
     """Every step of every trajectory with the window that ends there, scaled.
 
     The first steps have their first observation repeated and are marked so; a chunk that would
-    run past the end repeats the last action. The goal is the last `goal_length` observations of
+    run past the end repeats the last action. The goal is `goal_length` successive observations of
     the episode.
 
     Args:
       window: T. chunk: H. goal_length: G.
+      goal: 'end', the last ones; 'future', for each step some that begin after it, drawn once
+        (the last ones where there is no room).
 
     Returns:
       A Batch of N = all steps: its observation a `Context`, its action `[N, H · A]`.
@@ -157,7 +159,7 @@ def windows(
     Raises:
       ValueError: when a trajectory is shorter than the goal, or holds NaN or infinity.
     """
-    rows = []
+    rows, rng = [], np.random.default_rng(0)
     for number, (observations, actions) in enumerate(trajectories):
         length = len(actions)
         if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
@@ -168,10 +170,14 @@ def windows(
         index = np.arange(length)[:, None] + np.arange(1 - window, 1)
         inside = np.clip(index, 0, None)
         ahead = np.clip(np.arange(length)[:, None] + np.arange(chunk), None, length - 1)
+        begin = np.full(length, length - goal_length)
+        if goal == "future":  # after the step, the last possible one excepted, as published
+            room = np.maximum(begin - np.arange(1, length + 1), 0)
+            drawn = np.arange(1, length + 1) + rng.integers(np.maximum(room, 1))
+            begin = np.where(room > 0, drawn, begin)
         rows.append((
             observations[inside], index >= 0, actions[inside[:, :-1]],
-            np.broadcast_to(observations[length - goal_length :],
-                            (length, goal_length, observations.shape[1])),
+            observations[begin[:, None] + np.arange(goal_length)],
             actions[ahead].reshape(length, -1),
         ))
     observations, valid, past, goal, action = (

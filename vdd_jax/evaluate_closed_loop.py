@@ -30,6 +30,7 @@ EVERY = "sampled_mean_of_every_expert"  # without config.policy.min_weight
 
 RATES = (("one box placed", "success_1"), ("entropy, one box", "entropy_1"),
          ("two boxes placed", "success_2"), ("entropy, two boxes", "entropy_2"),
+         ("sub-tasks solved", "subtasks"), ("sub-tasks of the goal", "subtasks_of_goal"),
          ("goal reached", "goal_reached"), ("collisions", "collision"), ("time-outs", "time_out"),
          ("left the corridor", "left_corridor"))  # those that a task has
 
@@ -54,7 +55,7 @@ def evaluate(
     simulator = TASKS[config.task.name]
     episode_key, sample_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 2))
-    goals = goals_of(task)
+    goals = problem.goals(config)
     simulated = hasattr(simulator, "rollout")
     window = (config.task.window, task.spec.observation_dim)
     episodes, reference = {}, open_loop.reference(task, sample_key)
@@ -81,7 +82,7 @@ def evaluate(
     teacher = {
         "kind": "learned", "description": task.teacher.description or describe(settings),
         "sampler": settings.sampler.kind, "demonstrations": task.about,
-        "simulator": simulator.SIMULATOR if simulated else "none: judged without episodes",
+        "simulator": closed_loop.simulator(config),
         **of_teacher(),
     }
     few = {str(n): of_teacher(n) for n in config.evaluate.teacher_steps}
@@ -177,15 +178,6 @@ def density_of(student):
     return lambda observation: student.apply({"params": student.params}, observation)
 
 
-def goals_of(task):
-    """Raw goals for episodes: those of the training episodes' windows; None without goals."""
-    goal = task.data.observation.goal
-    if not goal.shape[-2]:
-        return None
-    chosen = np.linspace(0, len(goal) - 1, 64).astype(int)
-    return task.scaler.unscale_observation(goal[chosen])
-
-
 def describe(settings: ConfigDict) -> str:
     """A learned teacher in a few words; `settings` is its `config.teacher`."""
     return (f"{settings.schedule}, {settings.prediction} prediction, {settings.backbone} "
@@ -226,7 +218,8 @@ def summary(report: dict) -> str:
         row("success", lambda v: f"{v['success']:.3f} [{v['success_low']:.3f}, "
                                  f"{v['success_high']:.3f}]"),
         row("entropy", lambda v: f"{v['entropy']:.3f}"),
-        row("modes found", lambda v: f"{v['modes_found']} of {len(v['mode_histogram'])}"),
+        row("modes found", lambda v: f"{v['modes_found']} of "
+                                     f"{v.get('num_modes', len(v['mode_histogram']))}"),
     ] if in_simulator else []
     rows += [
         *(row(name, lambda v, key=key: f"{v[key]:.3f}") for name, key in RATES if key in s),

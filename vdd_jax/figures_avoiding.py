@@ -53,7 +53,7 @@ def draw(config: ConfigDict, workdir: Path, folder: Path) -> list[Path]:
     if report.exists() and stored.exists():
         report = json.loads(report.read_text())
         episodes = read_episodes(stored, actors(report))
-        goals = evaluate_closed_loop.goals_of(task)
+        goals = problem.goals(config)
         weights = gating(config, student, episodes["student"], goals) if with_density else None
         paths += [
             trajectories(report, episodes, weights, folder / "trajectories.png"),

@@ -24,6 +24,7 @@ from vdd_jax.types import Batch, Context, TaskSpec, Trajectory
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest"}
 NOT_GIVEN = ("the teacher of this run is a function in Python, which no checkpoint holds; give it "
              "to stages.run(config, workdir, teacher=…) again (docs/teachers.md)")
+GOALS = 64  # different ones that episodes pursue
 HELD_OUT = 4_096  # pairs of an analytic target that are never trained on
 
 
@@ -88,10 +89,24 @@ def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
         if scaler is None:
             scaler = fit_trajectory_scaler(train, task.scaler, task.chunk)
         cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
-                                goal_length=task.goal_length)
+                                goal_length=task.goal_length, goal=task.goal)
         return Data(spec(config), cut(train), cut(held_out), scaler, about)
     except ValueError as error:
         raise DataError(f"{about['demonstrations']}: {error}") from error
+
+
+def goals(config: ConfigDict) -> jax.Array | None:
+    """What episodes pursue, raw `[M, G, O]`: how M of the training trajectories ended; None where
+    the task is without goals.
+
+    As in the published evaluation, the demonstrations shown are those that were learned from.
+    """
+    task = config.task
+    if not task.goal_length:
+        return None
+    train, _, _ = _trajectories(json.dumps(task.to_dict(), sort_keys=True))
+    chosen = np.linspace(0, len(train) - 1, min(GOALS, len(train))).astype(int)
+    return jnp.stack([train[i].observations[-task.goal_length :] for i in chosen])
 
 
 @functools.lru_cache(maxsize=4)

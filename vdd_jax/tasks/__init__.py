@@ -1,7 +1,7 @@
 """The tasks by name; each is a module, or used like one (see `toy` and `avoiding` for what one
 holds)."""
 
-from vdd_jax.tasks import avoiding, recorded, stacking, toy
+from vdd_jax.tasks import avoiding, kitchen, recorded, stacking, toy
 from vdd_jax.tasks.planar import aligning, block_push, pushing, sorting
 
 TASKS = {
@@ -15,5 +15,6 @@ TASKS = {
     "sorting_4": sorting.SORTING_4,
     "sorting_6": sorting.SORTING_6,
     "stacking": stacking,
+    "kitchen": kitchen,
     "recorded": recorded,
 }

@@ -77,6 +77,13 @@ def read_contexts(path: str | Path, num_boxes: int = 2) -> np.ndarray:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, wants to run code, or does not hold contexts.
     """
+    contexts = raw_contexts(path)
+    return np.stack([_poses(context, num_boxes, f"{path}: context {i}")
+                     for i, context in enumerate(contexts)])
+
+
+def raw_contexts(path: str | Path) -> list:
+    """Contexts as the benchmark keeps them; see `read_contexts`."""
     path = Path(path)
     file = path / "test_contexts.pkl" if path.is_dir() else path
     if not file.is_file():
@@ -84,8 +91,7 @@ def read_contexts(path: str | Path, num_boxes: int = 2) -> np.ndarray:
     contexts = read_pickle(file)
     if not isinstance(contexts, list) or not contexts:
         raise ValueError(f"{file}: expected a list of contexts, found {type(contexts).__name__}")
-    return np.stack([_poses(context, num_boxes, f"{file}: context {i}")
-                     for i, context in enumerate(contexts)])
+    return contexts
 
 
 def _poses(context, num_boxes: int, where: str) -> np.ndarray:

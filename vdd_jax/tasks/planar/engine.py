@@ -112,29 +112,53 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
     Raises:
       ValueError: the policy returns the wrong shape, or fewer actions than `execute_steps`.
     """
-    n, d = np.shape(starts.tcp)
-
-    @jax.jit
-    def ask(history, valid, t):
-        actions = actor(history, valid, jax.random.fold_in(key, t))
-        return as_chunk(actions, n, d, execute_steps)
-
     with rules.world(rules.scene, starts, threads) as world:
-        first = rules.observe(world).astype(np.float32)
-        history = np.repeat(first[:, None], window, 1)
-        valid = np.zeros((n, window), bool)
-        chunk = None
+        n, d = world.desired.shape
+        act = acting(asking(actor, n, d, execute_steps), key, rules.observe(world), d, window,
+                     execute_steps)
+        return play(rules, world, starts, lambda t, seen, running: act(t, seen),
+                    limit or rules.limit, keep_states)
 
-        def act(t, seen, running):
-            nonlocal history, valid, chunk
-            if t:
-                history = np.concatenate([history[:, 1:], seen[:, None].astype(np.float32)], 1)
-            valid = np.concatenate([valid[:, 1:], np.ones((n, 1), bool)], 1)
-            if t % execute_steps == 0:
-                chunk = np.asarray(ask(history, valid, t // execute_steps), np.float32)
-            return chunk[:, t % execute_steps]
 
-        return play(rules, world, starts, act, limit or rules.limit, keep_states)
+def asking(actor, n: int, action_dim: int, execute_steps: int = 1):
+    """The compiled call of a policy for n episodes: `(history, valid, key, t, past…)` → the
+    actions to execute `[N, execute_steps, D]`."""
+    return jax.jit(lambda history, valid, key, t, *past: as_chunk(
+        actor(history, valid, jax.random.fold_in(key, t), *past), n, action_dim, execute_steps))
+
+
+def acting(ask, key: jax.Array, first: np.ndarray, action_dim: int, window: int = 1,
+           execute_steps: int = 1, with_past_actions: bool = False):
+    """A policy for a loop outside JAX: `act(t, seen [N, O]) → actions [N, D]`, called at every
+    step t = 0, 1, …; the window, the chunk under way and past actions are kept in it.
+
+    Args:
+      ask: of `asking`.
+      first: `[N, O]`, the first observations.
+      with_past_actions: the policy takes `[N, T − 1, D]`, what was done before the newest
+        observation, as a fourth argument; 0 before the episode.
+
+    The others as of `rollout`.
+    """
+    n = len(first)
+    history = np.repeat(np.asarray(first, np.float32)[:, None], window, 1)
+    valid = np.zeros((n, window), bool)
+    past = np.zeros((n, window - 1, action_dim), np.float32)
+    chunk = None
+
+    def act(t: int, seen: np.ndarray) -> np.ndarray:
+        nonlocal history, valid, past, chunk
+        if t:
+            history = np.concatenate([history[:, 1:], seen[:, None].astype(np.float32)], 1)
+        valid = np.concatenate([valid[:, 1:], np.ones((n, 1), bool)], 1)
+        if t % execute_steps == 0:
+            chunk = np.asarray(ask(history, valid, key, t // execute_steps,
+                                   *[past] * with_past_actions), np.float32)
+        action = chunk[:, t % execute_steps]
+        past = np.concatenate([past, action[:, None]], 1)[:, 1:]
+        return action
+
+    return act
 
 
 def as_chunk(actions, n: int, d: int, execute_steps: int):

@@ -177,20 +177,31 @@ def cache_file(demonstrator: Demonstrator, episodes_per_mode: int, seed: int) ->
 def recorded(demonstrator: Demonstrator, episodes_per_mode: int, seed: int = 0) -> Recording:
     """As `record`, from the cache if it is there."""
     file = cache_file(demonstrator, episodes_per_mode, seed)
+    total = episodes_per_mode * demonstrator.num_modes
+    return kept(file, f"[{demonstrator.name}] recording {total} demonstrations",
+                lambda parts: record(demonstrator, total, seed, parts=parts))
+
+
+def kept(file: Path, what: str, make: Callable[[Path | None], Recording]) -> Recording:
+    """What is in the file; where it is not there, or damaged, made now and kept.
+
+    Args:
+      what: told to the user when it is made.
+      make: directory for what is finished, or None → the recording.
+    """
     if file.exists():
         try:
             return read(file)
         except DAMAGED as error:
             warnings.warn(f"{file} cannot be read ({error}); recording it again", stacklevel=2)
-    total = episodes_per_mode * demonstrator.num_modes
-    print(f"[{demonstrator.name}] recording {total} demonstrations, kept in {file}", flush=True)
+    print(f"{what}, kept in {file}", flush=True)
     parts = file.with_suffix(".parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # a read-only home is no reason to fail
         warnings.warn(f"the recording cannot be kept: {error}", stacklevel=2)
-        return record(demonstrator, total, seed)
-    recording = record(demonstrator, total, seed, parts=parts)
+        return make(None)
+    recording = make(parts)
     write(file, recording)
     shutil.rmtree(parts, ignore_errors=True)
     return recording

@@ -1,0 +1,96 @@
+"""The scripts solve their sub-tasks; recordings are the same for the same seed, and cached."""
+
+import numpy as np
+import pytest
+
+from vdd_jax import config as config_lib
+from vdd_jax.tasks import kitchen
+from vdd_jax.tasks.kitchen import demonstrator
+from vdd_jax.tasks.kitchen.subtasks import solved
+from vdd_jax.tasks.planar.recording import Recording
+from vdd_jax.types import Trajectory
+
+pytest.importorskip("gymnasium_robotics", reason="the kitchen extra is not installed")
+
+
+
+@pytest.fixture(scope="module")
+def singles():
+    """Two episodes of each sub-task alone."""
+    return demonstrator.attempt(np.arange(14)[:, None] % 7, 3, limit=150)
+
+
+def test_every_subtask_is_solved(singles):
+    """At least one of two of each, 12 of all 14; none solves what it was not asked for."""
+    wanted = singles.orders == np.arange(7)
+    assert (wanted & singles.solved).reshape(2, 7, 7).any((0, 2)).all()
+    assert (wanted & singles.solved).sum() >= 12
+    assert (singles.solved & ~wanted).sum() <= 1
+
+
+def test_what_is_kept_is_what_was_done(singles):
+    """Observations before actions, the actions in their range, the end as it was left."""
+    for i in np.flatnonzero(singles.good)[:4]:
+        observations, actions = singles.trajectories[i]
+        assert len(observations) == len(actions) <= 150 and np.abs(actions).max() <= 1
+        assert solved(observations[-1])[singles.orders[i, 0]] and not solved(observations[0]).any()
+
+
+def test_only_what_was_wanted_is_good():
+    nothing = [Trajectory(np.zeros((1, 30)), np.zeros((1, 9)))] * 4
+    orders = np.array([[0, 1, 2, 3]] * 4)
+    done = np.zeros((4, 7), bool)
+    done[:, :4] = True
+    done[1, 3], done[2, 5] = False, True
+    found = demonstrator.Attempt(orders, done, nothing)
+    assert list(found.good) == [True, False, False, True]
+
+
+def test_orders_begin_with_their_mode_and_never_repeat():
+    orders = demonstrator.draw_orders([0, 3, 6] * 50, np.random.default_rng(0))
+    hinge, slide = demonstrator.HINGE, demonstrator.SLIDE
+    assert not any(hinge in o and slide in o[o.index(hinge):] for o in orders.tolist())
+    assert (orders[:, 0] == [0, 3, 6] * 50).all()
+    assert all(len(set(order)) == 4 for order in orders.tolist())
+    assert len({tuple(o) for o in orders.tolist()}) > 100
+
+
+def test_failed_attempts_are_drawn_again(monkeypatch):
+    """Every second fails: as many as wanted of each mode come, the modes in turn."""
+    def half(orders, seed, threads=None):
+        n = len(orders)
+        done = (orders[:, :, None] == np.arange(7)).any(1)
+        return demonstrator.Attempt(orders, done & (np.arange(n) % 2 == 0)[:, None], [
+            Trajectory(np.full((5, 30), o[0]), np.zeros((5, 9))) for o in orders])
+
+    monkeypatch.setattr(demonstrator, "attempt", half)
+    found = demonstrator.record(2)
+    assert list(found.modes) == [0, 1, 2, 3, 4, 5, 6] * 2 and found.discarded > 0
+    assert [t.observations[0, 0] for t in found.trajectories] == list(found.modes)
+    monkeypatch.setattr(demonstrator.Attempt, "good", property(lambda a: np.zeros(len(a.orders),
+                                                                                 bool)))
+    with pytest.raises(RuntimeError, match="keeps failing"):
+        demonstrator.record(1)
+    with pytest.raises(ValueError, match="at least 1"):
+        demonstrator.record(0)
+
+
+def test_a_recording_is_made_once(monkeypatch, tmp_path):
+    """And described; the second time it comes from the cache."""
+    made = []
+
+    def record(episodes_per_mode, seed=0, threads=None):
+        made.append(episodes_per_mode)
+        some = [Trajectory(np.full((4, 30), i, np.float32), np.zeros((4, 9), np.float32))
+                for i in range(7 * episodes_per_mode)]
+        return Recording(some, np.arange(len(some)) % 7, 3)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(demonstrator, "record", record)
+    task = config_lib.default().task
+    task.update(name="kitchen", episodes_per_mode=2)
+    for _ in range(2):
+        trajectories, about = kitchen.load(task)
+    assert made == [2] and len(trajectories) == 14
+    assert about["discarded"] == 3 and about["episodes"] == 14
+    assert "scripted" in about["demonstrations"]

@@ -1,0 +1,30 @@
+"""The benchmarks' own simulators, where the user has installed them: one episode at a time.
+
+`config.task.simulator = 'official'` drives them in the evaluation. They are slow (4 to 20 seconds
+an episode) and need old packages, which is why they are not what this library uses by itself. The
+episodes come back in the form of the task's own simulator, so that scores and reports are the same.
+
+* D3IL (`d3il.py`: avoiding, pushing, aligning, sorting): a checkout of ALRhub/d3il.
+* Block push (`block_push.py`): a checkout of intuitive-robots/beso.
+"""
+
+from vdd_jax.tasks.official import block_push, d3il
+
+SIMULATORS = {**{name: d3il for name in d3il.TASKS}, "block_push": block_push}
+
+
+def about(task) -> str:
+    """The simulator's name, for reports; `task` is `config.task`."""
+    return SIMULATORS[task.name].ABOUT
+
+
+def rollout(task, actor, key, num_episodes: int):
+    """Episodes of a policy in the official simulator of `task` = `config.task`.
+
+    Args:
+      actor: as in `vdd_jax.closed_loop`, for batches of one.
+
+    Raises:
+      ImportError: the simulator cannot be imported; the text says how to get it.
+    """
+    return SIMULATORS[task.name].rollout(task, actor, key, num_episodes)
