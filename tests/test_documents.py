@@ -35,7 +35,8 @@ def test_configuration_files_and_keys_that_are_named_exist(page):
     named = re.findall(r"--config\.([\w.]+)=", text)
     named += re.findall(r"`config\.([\w.]+?)(?:\.\*)?`", text)
     named += [k for k in re.findall(r"`([\w.]+)(?:=[^`]*)?`", text)
-              if k.partition(".")[0] in groups and "." in k and not k.endswith(".py")]
+              if k.partition(".")[0] in groups and "." in k
+              and not k.endswith((".py", ".npz", ".onnx", ".stablehlo"))]
     programs = {f"{path.stem}.{name}" for path in (ROOT / "vdd_jax").glob("*.py")
                 for name in re.findall(r"^(?:def )?(\w+)", path.read_text(), re.M)}
     unknown = {k.rstrip(".") for k in named} - set(KEYS) - groups - programs
