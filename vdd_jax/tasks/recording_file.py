@@ -12,7 +12,6 @@ first and then renamed, so that a reader never sees half of one.
 
 import json
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -43,9 +42,9 @@ def join(parts: list[Recording]) -> Recording:
 def write(file: Path, recording: Recording, about: dict | None = None) -> None:
     """Writes a recording atomically; the same recording gives the same bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("wb") as stream:
             np.savez(
                 stream, format=FORMAT, discarded=recording.discarded, modes=recording.modes,
                 about=json.dumps(about or {}),
@@ -54,7 +53,7 @@ def write(file: Path, recording: Recording, about: dict | None = None) -> None:
                 actions=np.concatenate([t.actions for t in recording.trajectories]))
         os.replace(temporary, file)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
