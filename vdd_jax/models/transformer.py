@@ -50,8 +50,8 @@ class Block(nn.Module):
         def dense(features, name):
             return nn.Dense(features, kernel_init=_NORMAL, name=name, dtype=self.dtype)
 
-        def rows(tokens):  # two axes leave a compiler no choice of layouts to regret
-            return tokens.reshape(-1, tokens.shape[-1])
+        def rows(tokens):  # two axes leave a compiler no layouts to choose for a gradient
+            return tokens.reshape(-1, tokens.shape[-1]) if train else tokens
 
         h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(rows(x))
         qkv, bias = Apart(3 * self.width, self.dtype, name="query_key_value")(h)
