@@ -253,6 +253,9 @@ def report_of(driven: Driven, chosen: str, thresholds: dict[int, float]) -> dict
             "auc_of_chosen_by_kind": {
                 name: auc(scores[chosen][kind == i], fails[kind == i])
                 for i, name in enumerate(KINDS)},
+            "mean_of_chosen_by_kind": {
+                name: round(float(scores[chosen][kind == i].mean()), 3) if any(kind == i) else None
+                for i, name in enumerate(KINDS)},
             "false_alarms": _share(alarm, ~fails), "failures_foretold": _share(alarm, fails)}
     return found
 
