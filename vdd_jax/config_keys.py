@@ -76,8 +76,8 @@ KEYS: dict[str, Key] = {
     "task.scaler": Key(
         "standard", "actions and observations, each number by itself: 'standard', z-score, to mean "
         "0 and std 1; 'min_max', least and greatest to ±1; 'quantile', the 1st and 99th percentile "
-        "to ±1; 'none', as they are. A student is scaled as its teacher is. With the last three set "
-        "teacher.sigma_data to the spread of the scaled actions",
+        "to ±1; 'none', as they are. A student is scaled as its teacher is. With the last three "
+        "set teacher.sigma_data to the spread of the scaled actions",
         **_one_of("standard", "min_max", "quantile", "none"),
     ),
     "task.demonstrations": Key(
