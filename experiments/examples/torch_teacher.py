@@ -7,7 +7,20 @@ the VP family by "v-prediction" (Salimans & Ho 2022).
 `jax.pure_callback` lets compiled JAX ask it for whole batches at once. What that costs: every
 question leaves the compiled program, copies its arrays to the host and back, and waits; nothing
 overlaps, and no gradient goes through, so that a report lacks the KLs to the teacher. It is for one
-process on one device. For more than toys turn the weights into JAX's (docs/teachers.md).
+process on one device. For more than toys turn the weights into JAX's (docs/teachers.md). It ended
+with
+
+    network calls per action             19              1
+    sliced Wasserstein to teacher        0.1540 (floor)  0.1989
+    MMD² to teacher                      0.0000          0.0035
+    std / teacher's                      1.001           0.961
+    NLL of held-out actions              –               0.913 nats
+    teacher's samples in the 50% region  –               0.374
+    teacher's samples in the 95% region  –               0.846
+    teacher: modes found 6 of 6, samples within 3 std of a mode 0.581
+    student: modes found 5 of 6, samples within 3 std of a mode 0.633
+
+(a blurred teacher, and one mode in six missed at one of nine observations at least).
 """
 
 import argparse
