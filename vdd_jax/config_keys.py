@@ -78,8 +78,8 @@ KEYS: dict[str, Key] = {
     "task.scaler": Key(
         "standard", "actions and observations, each number by itself: 'standard', z-score, to mean "
         "0 and std 1; 'min_max', least and greatest to ±1; 'quantile', the 1st and 99th percentile "
-        "to ±1; 'none', as they are. Distilled is what the teacher was scaled by. Of the last "
-        "three set teacher.sigma_data to the spread of the scaled actions",
+        "to ±1; 'none', as they are. A student is scaled as its teacher is. With the last three "
+        "set teacher.sigma_data to the spread of the scaled actions",
         **_one_of("standard", "min_max", "quantile", "none"),
     ),
     "task.demonstrations": Key(
@@ -132,8 +132,8 @@ KEYS: dict[str, Key] = {
         "not looked at then; empty: this run's own"
     ),
     "teacher.given": Key(
-        False, "the teacher is a function that is given in Python (docs/teachers.md, which sets "
-        "this); of teacher.* only sampler.* is looked at then"
+        False, "the teacher is a function that is given to stages.run in Python, which sets this "
+        "(docs/teachers.md); of teacher.* only sampler.* is looked at then"
     ),
     "teacher.schedule": Key(
         "ve", "noise: 've' (as BESO); 'vp_cosine', 'vp_linear' (continuous); 'ddpm_cosine', "

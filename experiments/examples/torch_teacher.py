@@ -2,11 +2,25 @@
 
     python experiments/examples/torch_teacher.py [--workdir=runs/torch_teacher] [--smoke]
 
-A PyTorch MLP learns to predict ε of x = cos(…) a + sin(…) ε, a diffusion policy of the VP family.
+A PyTorch MLP learns the velocity of x = cos(φ) a + sin(φ) ε, φ from 0 to π/2: a diffusion policy of
+the VP family by "v-prediction" (Salimans & Ho 2022).
 `jax.pure_callback` lets compiled JAX ask it for whole batches at once. What that costs: every
 question leaves the compiled program, copies its arrays to the host and back, and waits; nothing
 overlaps, and no gradient goes through, so that a report lacks the KLs to the teacher. It is for one
-process on one device. For more than toys turn the weights into JAX's (docs/teachers.md).
+process on one device. For more than toys turn the weights into JAX's (docs/teachers.md). It ended
+with
+
+    network calls per action             19              1
+    sliced Wasserstein to teacher        0.1540 (floor)  0.1989
+    MMD² to teacher                      0.0000          0.0035
+    std / teacher's                      1.001           0.961
+    NLL of held-out actions              –               0.913 nats
+    teacher's samples in the 50% region  –               0.374
+    teacher's samples in the 95% region  –               0.846
+    teacher: modes found 6 of 6, samples within 3 std of a mode 0.581
+    student: modes found 5 of 6, samples within 3 std of a mode 0.633
+
+(a blurred teacher, and one mode in six missed at one of nine observations at least).
 """
 
 import argparse
@@ -23,10 +37,11 @@ from vdd_jax import stages, teachers
 from vdd_jax.core import schedules
 
 SCHEDULE = schedules.vp_cosine()
+RATE = np.pi / 2 / 1.008  # of its angle
 
 
-class Eps(torch.nn.Module):
-    """E[ε | x, s], `[N, 2]`."""
+class Velocity(torch.nn.Module):
+    """E[dx/dt | x, s], `[N, 2]`."""
 
     def __init__(self, width: int = 128):
         super().__init__()
@@ -39,10 +54,11 @@ class Eps(torch.nn.Module):
         return self.layers(ring.embed(torch, x, observation, t))
 
 
-def train(observations, actions, steps: int) -> Eps:
-    """Denoising: regression of ε at times uniform in (0, 1), α = cos(angle), σ = sin(angle)."""
+def train(observations, actions, steps: int) -> Velocity:
+    """Regression of dx/dt at times uniform in (0, 1), α = cos(angle), σ = sin(angle)."""
     torch.manual_seed(0)
-    model = Eps()
+    torch.set_num_threads(1)  # so small a network gains nothing by more
+    model = Velocity()
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     observations, actions = torch.from_numpy(observations), torch.from_numpy(actions)
@@ -50,16 +66,17 @@ def train(observations, actions, steps: int) -> Eps:
     for _ in range(steps):
         rows = torch.randint(len(actions), (512,))
         t = torch.rand(512) * (SCHEDULE.t_max - SCHEDULE.t_min) + SCHEDULE.t_min
-        angle = ((t + 0.008) / 1.008 * np.pi / 2)[:, None]  # of schedules.vp_cosine
+        angle = (RATE * (t + 0.008))[:, None]  # of schedules.vp_cosine
         noise = torch.randn(512, 2)
         x = torch.cos(angle) * actions[rows] + torch.sin(angle) * noise
-        loss = ((model(x, observations[rows], t) - noise) ** 2).mean()
+        target = RATE * (torch.cos(angle) * noise - torch.sin(angle) * actions[rows])
+        loss = ((model(x, observations[rows], t) - target) ** 2).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         decay.step()
         losses.append(loss.item())
-    print(f"denoising: loss {np.mean(losses[-100:]):.4f} after {steps} steps")
+    print(f"diffusion: loss {np.mean(losses[-100:]):.4f} after {steps} steps")
     return model.eval()
 
 
@@ -92,11 +109,11 @@ def main():
 
     observations, actions = ring.demonstrations(2_000 if smoke else 20_000)
     data = ring.save(arguments.workdir, observations, actions)
-    model = train(observations, actions, 50 if smoke else 4_000)
+    model = train(observations, actions, 50 if smoke else 6_000)
 
-    teacher = teachers.from_function(as_jax(model), SCHEDULE, "eps", differentiable=False,
+    teacher = teachers.from_function(as_jax(model), SCHEDULE, "velocity", differentiable=False,
                                      description="VP diffusion, a PyTorch module")
-    config = ring.configuration(data, num_iterations=20 if smoke else 3_000)
+    config = ring.configuration(data, num_iterations=20 if smoke else 2_000)
     config.teacher.sampler.update(kind="heun", num_steps=10, spacing="time")
     config.distill.teacher_actions = 20_000
     if smoke:
