@@ -7,8 +7,9 @@
 
 Without --config.task.demonstrations=PATH (relay-policy-learning's arrays, Minari or D4RL HDF5) a
 scripted demonstrator drives 567 episodes, recorded once to the user's cache (about a quarter of
-an hour of one core). The published settings are those of BESO and VDD (Zhou et al. 2024), whose DDPM teacher
-of the kitchen is not published: D3IL's. For a GPU; what any of them reaches has not been measured.
+an hour of one core). The published settings are those of BESO and VDD (Zhou et al. 2024); of VDD's
+DDPM teacher of the kitchen they are not known: D3IL's. For a GPU; what any of them reaches has not
+been measured.
 """
 
 from vdd_jax import config as config_lib
