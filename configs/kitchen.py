@@ -6,9 +6,10 @@
     python -m vdd_jax.main --config=configs/kitchen.py:smoke       two minutes, for tests
 
 Without --config.task.demonstrations=PATH (relay-policy-learning's arrays, Minari or D4RL HDF5) a
-scripted demonstrator drives 567 episodes, recorded once to the user's cache (about half an hour of
-one core). The published settings are those of BESO and VDD (Zhou et al. 2024), whose DDPM teacher
-of the kitchen is not published: D3IL's. For a GPU; what any of them reaches has not been measured.
+scripted demonstrator drives 567 episodes, recorded once to the user's cache (about a quarter of
+an hour of one core). The published settings are those of BESO and VDD (Zhou et al. 2024); of VDD's
+DDPM teacher of the kitchen they are not known: D3IL's. For a GPU; what any of them reaches has not
+been measured.
 """
 
 from vdd_jax import config as config_lib
@@ -20,15 +21,17 @@ def get_config(variant: str = ""):
     config.task.update(window=4, goal_length=2, goal="future", episodes_per_mode=81, held_out=0.05)
     config.stages = ("train_teacher", "distill", "evaluate")
     config.evaluate.num_episodes = 100
-    if variant in ("beso", "ddpm"):
+    if variant == "beso":
         _published(config)
-        if variant == "ddpm":
-            _ddpm(config)
-        return config
-    _small(config)
-    if variant == "smoke":
+    elif variant == "ddpm":
+        _published(config)
+        _ddpm(config)
+    elif variant == "smoke":
+        _small(config)
         _smoke(config)
-    elif variant:
+    elif not variant:
+        _small(config)
+    else:
         raise ValueError("configs/kitchen.py has the variants beso, ddpm and smoke, not "
                          f"{variant!r}")
     return config

@@ -4,35 +4,32 @@
         --actor=student --episodes=40 --out=official.json
 
 `--d3il` is a checkout of the official benchmark (ALRhub/d3il) in whose environment this library is
-installed too. With current packages (mujoco 3.3.7, pin 4.1, gymnasium 1.4, numpy 2.4) its
-commit 0046bec runs after four changes: `gym` → `gymnasium` (gym_env_wrapper.py,
-gym_avoiding/__init__.py), `np.NAN` → `np.nan` (Controller.py), no import of mujoco_py, pybullet and
-sl (d3il_sim/sims/__init__.py), no `collision="all"` (both surroundings/base.xml).
+installed too; what has to be changed in it stands in `vdd_jax/tasks/official/d3il.py`, which drives
+it. (`--config.task.simulator=official` evaluates there at once; this command goes on where it was
+interrupted, and keeps every episode.)
 
 The rules are the official ones: contact looked at once per control step, 250 steps, no corridor,
-the start always the same. An interrupted command goes on where it stopped. About 4 seconds of one
-core an episode.
+the start always the same. About 4 seconds of one core an episode.
 """
 
 import argparse
-import contextlib
-import io
 import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vdd_jax import closed_loop, policy, problem
 from vdd_jax import config as config_lib
 from vdd_jax.checkpoint import write_json
 from vdd_jax.tasks.avoiding import score
+from vdd_jax.tasks.official import d3il
+from vdd_jax.tasks.official.episode import drive
+from vdd_jax.tasks.planar.engine import asking
 
-DOWNWARD = (0.0, 1.0, 0.0, 0.0)  # quaternion of the gripper, held throughout
-WAYS = (2, 3, 4)  # through each row; the official code of a mode has one bit for each
+COLUMNS = ("success", "collided", "steps", "timed_out", "mode")
 
 
 def official_simulator(checkout: Path):
@@ -40,14 +37,9 @@ def official_simulator(checkout: Path):
     for folder in (checkout, checkout / "environments" / "d3il"):
         sys.path.insert(0, str(folder))
     try:
-        from envs.gym_avoiding_env.gym_avoiding.envs.avoiding import ObstacleAvoidanceEnv
+        return d3il.start("avoiding")
     except ImportError as error:
-        raise SystemExit(f"the official simulator cannot be imported from {checkout}: {error}. "
-                         "See the head of this file") from error
-    with contextlib.redirect_stdout(io.StringIO()):
-        simulator = ObstacleAvoidanceEnv(render=False)
-        simulator.start()
-    return simulator
+        raise SystemExit(str(error)) from error
 
 
 def actor_of(workdir: Path, who: str):
@@ -61,39 +53,7 @@ def actor_of(workdir: Path, who: str):
         teacher, scaler, settings = problem.load_teacher(config, workdir)
         actor = closed_loop.of_teacher(config, teacher, settings.teacher, scaler,
                                        1 if who == "one_step_teacher" else 0)
-    return jax.jit(actor), config.task.window, config.task.execute_steps
-
-
-def drive(simulator, actor, window: int, execute_steps: int, key) -> dict:
-    """One episode; an observation is the desired position and the measured one, in metres."""
-    measured = simulator.reset()
-    pose = simulator.robot_state()
-    desired, height = np.array(pose[:2], np.float64), pose[2:]
-    history = np.tile(np.concatenate([desired, measured]), (window, 1))
-    valid = np.arange(window) == window - 1
-    planned, steps, done = [], 0, False
-    while not done:
-        if not planned:
-            chunk = actor(jnp.asarray(history[None], jnp.float32), jnp.asarray(valid[None]),
-                          jax.random.fold_in(key, steps))
-            planned = list(np.asarray(chunk[0], np.float64)[:execute_steps])
-        desired = desired + planned.pop(0)
-        touched = bool(simulator.check_failure())  # the step looks at this before its physics
-        measured, _, done, (bits, success) = simulator.step(
-            np.concatenate([desired, height, DOWNWARD]))
-        history = np.concatenate([history[1:], [np.concatenate([desired, measured])]])
-        valid = np.append(valid[1:], True)
-        steps += 1
-    return {"success": bool(success), "collided": touched and not success, "steps": steps,
-            "timed_out": not success and not touched, "mode": mode_of(bits)}
-
-
-def mode_of(bits) -> int:
-    """0–23 from the nine official bits; -1 while a row is not passed."""
-    rows = np.split(np.asarray(bits, bool), np.cumsum(WAYS)[:-1])
-    if not all(row.sum() == 1 for row in rows):
-        return -1
-    return int(np.ravel_multi_index([int(row.argmax()) for row in rows], WAYS))
+    return actor, config.task.window, config.task.execute_steps
 
 
 def scored(rows: list[dict]) -> dict:
@@ -121,11 +81,12 @@ def main():
             raise SystemExit(f"{arguments.out} holds other episodes: {stored['about']}")
         rows = stored["rows"]
     actor, window, execute_steps = actor_of(arguments.workdir, arguments.actor)
-    simulator = official_simulator(arguments.d3il.resolve())
+    environment = d3il.Stepped(official_simulator(arguments.d3il.resolve()), "avoiding", {})
+    ask, key = asking(actor, 1, environment.size, execute_steps), jax.random.key(arguments.seed)
     for episode in range(len(rows), arguments.episodes):
-        key = jax.random.fold_in(jax.random.key(arguments.seed), episode)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints at every reset
-            rows.append(drive(simulator, actor, window, execute_steps, key))
+        steps = drive(environment, ask, key, episode, window, execute_steps)
+        found = d3il.episodes("avoiding", [(steps, episode)])
+        rows.append({name: getattr(found, name)[0].item() for name in COLUMNS})
         write_json(arguments.out, {"about": about, "simulator": "official D3IL Avoiding",
                                    "score": scored(rows), "rows": rows})
         print(f"episode {episode}: {rows[-1]}", flush=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vdd_jax import teachers
+from vdd_jax.config import ConfigError
 from vdd_jax.core import mixture
 from vdd_jax.data import Scaler
 from vdd_jax.tasks import TASKS, official
@@ -79,11 +80,18 @@ def simulator(config: ConfigDict) -> str:
 
 def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int):
     """Episodes of an actor in the task's simulator, and the seconds they took: compiled, or with
-    one compilation where the simulator is not JAX's."""
+    one compilation where the simulator is not JAX's.
+
+    Raises:
+      ConfigError: the official simulator is asked for, but not installed.
+    """
     task = TASKS[config.task.name]
     if config.task.simulator == "official":
         start = time.perf_counter()
-        episodes = official.rollout(config.task, actor, key, num_episodes)
+        try:
+            episodes = official.rollout(config.task, actor, key, num_episodes)
+        except ImportError as error:
+            raise ConfigError(f"config.task.simulator is 'official', but {error}") from error
         return episodes, time.perf_counter() - start
     if not getattr(task, "COMPILED", True):
         file = config.task.contexts

@@ -165,6 +165,8 @@ def test_modes_of_pushing():
 def test_a_missing_simulator_says_how_to_get_it(task):
     with pytest.raises(ImportError, match="put a checkout of .*PYTHONPATH"):
         official.rollout(config_of(task).task, right, KEY, 1)
+    with pytest.raises(config_lib.ConfigError, match="simulator is 'official', but the official"):
+        closed_loop.run(config_of(task), right, KEY, 1)
 
 
 class Blocks:
