@@ -3,11 +3,10 @@
     python -m vdd_jax.main --config=configs/kitchen.py             small networks, our distillation
     python -m vdd_jax.main --config=configs/kitchen.py:beso        published teacher and student
     python -m vdd_jax.main --config=configs/kitchen.py:ddpm        the same with a DDPM teacher
-    python -m vdd_jax.main --config=configs/kitchen.py:smoke       two minutes, for tests
+    python -m vdd_jax.main --config=configs/kitchen.py:smoke       for tests
 
 Without --config.task.demonstrations=PATH (relay-policy-learning's arrays, Minari or D4RL HDF5) a
-scripted demonstrator drives 567 episodes, recorded once to the user's cache (about a quarter of
-an hour of one core). The published settings are those of BESO and VDD (Zhou et al. 2024); of VDD's
+scripted demonstrator drives 567 episodes, recorded once to the user's cache. The published settings are those of BESO and VDD (Zhou et al. 2024); of VDD's
 DDPM teacher of the kitchen they are not known: D3IL's. For a GPU; what any of them reaches has not
 been measured.
 """

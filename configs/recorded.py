@@ -2,11 +2,11 @@
 
     python -m vdd_jax.main --config=configs/recorded.py --config.task.demonstrations=PATH
     python -m vdd_jax.main --config=configs/recorded.py:smoke --config.task.demonstrations=PATH
-                                                                  a minute, to try a data set out
+                                                                  to try a data set out
 
 PATH is a file or directory in one of the formats of docs/data.md, which also says how observations
 and actions are chosen. The settings are those that were found on Avoiding, with fewer iterations:
-a start, not tuned to anything. Hardware: any; of small data a quarter of an hour on two CPU cores.
+a start, not tuned to anything. Hardware: any.
 """
 
 from vdd_jax import config as config_lib
