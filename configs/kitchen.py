@@ -6,9 +6,9 @@
     python -m vdd_jax.main --config=configs/kitchen.py:smoke       for tests
 
 Without --config.task.demonstrations=PATH (relay-policy-learning's arrays, Minari or D4RL HDF5) a
-scripted demonstrator drives 567 episodes, recorded once to the user's cache. The published settings are those of BESO and VDD (Zhou et al. 2024); of VDD's
-DDPM teacher of the kitchen they are not known: D3IL's. For a GPU; what any of them reaches has not
-been measured.
+scripted demonstrator drives 567 episodes, recorded once to the user's cache. The published settings
+are those of BESO and VDD (Zhou et al. 2024); of VDD's DDPM teacher of the kitchen they are not
+known: D3IL's. For a GPU; what any of them reaches has not been measured.
 """
 
 from vdd_jax import config as config_lib

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, teachers
+from vdd_jax import checkpoint, sharding, teachers
 from vdd_jax import config as config_lib
 from vdd_jax.checkpoint import CheckpointError, Checkpoints
 from vdd_jax.data import Scaler, fit_scaler, fit_trajectory_scaler, windows
@@ -204,7 +204,8 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
         which = {"last": "ema", "raw": "raw", "held_out_loss": "best"}[settings.teacher.select]
         params = checkpoints.restore_params(
             checkpoint.abstract({k: shapes for k in ("ema", "raw", "best")}, place))[which]
-    teacher = teachers.from_network(settings.teacher, params, action_dim, dtype(config))
+    teacher = teachers.from_network(settings.teacher, params, action_dim, dtype(config),
+                                    fused=sharding.count(config) == 1)
     return teacher, scaler, settings
 
 

@@ -28,8 +28,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
     Raises:
       ConfigError: when devices, batch sizes or experts do not divide, with what would.
     """
-    run, devices = config.run, jax.devices()
-    num = run.devices or len(devices)
+    run, devices, num = config.run, jax.devices(), count(config)
     errors = []
     if num > len(devices):
         raise ConfigError(f"config.run.devices is {num}, but there are {len(devices)}")
@@ -57,6 +56,11 @@ def make_mesh(config: ConfigDict) -> Mesh:
         raise ConfigError("\n".join(errors))
     return jax.make_mesh((split, run.expert_parallel), ("data", "expert"),
                          axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices[:num])
+
+
+def count(config: ConfigDict) -> int:
+    """How many devices the configuration asks for."""
+    return config.run.devices or jax.device_count()
 
 
 def _batches(config: ConfigDict) -> dict[str, int]:

@@ -151,7 +151,8 @@ def make_schedule(config: ConfigDict) -> Schedule:
 
 
 def from_network(
-    config: ConfigDict, params, action_dim: int, dtype: DTypeLike = jnp.float32
+    config: ConfigDict, params, action_dim: int, dtype: DTypeLike = jnp.float32,
+    fused: bool = False,
 ) -> Teacher:
     """The teacher of a trained denoiser.
 
@@ -159,8 +160,9 @@ def from_network(
       config: the teacher's own `config.teacher`.
       params: of `denoiser.build(config, action_dim)`.
       dtype: that the network computes in; scores are float32.
+      fused: it is asked by programs of one device alone.
     """
-    model = denoiser.build(config, action_dim, dtype)
+    model = denoiser.build(config, action_dim, dtype, fused)
     schedule = make_schedule(config)
     kind, sigma_data = config.prediction, config.sigma_data
     whole = denoiser.whole_window(config)
@@ -192,7 +194,7 @@ def from_network(
 
     of_windows = (each_score, joint_score) if whole else (None, None)
     return Teacher(score, schedule, None, denoise, *of_windows, params,
-                   lambda params: from_network(config, params, action_dim, dtype))
+                   lambda params: from_network(config, params, action_dim, dtype, fused))
 
 
 def noised_past(schedule, sigma_data, context, t):

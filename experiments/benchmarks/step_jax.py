@@ -76,7 +76,8 @@ def programs(config: ConfigDict, sizes: Sizes):
     def make(draw_batch=batch_at):
         def step(state, inputs, key):
             data, params = inputs  # arguments both, as in the stage: not constants of the program
-            teacher = teachers.from_network(config.teacher, params, sizes.action_dim, dtype)
+            teacher = teachers.from_network(config.teacher, params, sizes.action_dim, dtype,
+                                            fused=sharding.count(config) == 1)
             return distill.make_step(config.distill, model, teacher, draw_batch,
                                      config.run.accumulate)(state, data, key)
 

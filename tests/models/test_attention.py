@@ -96,9 +96,12 @@ def test_the_kernel_is_the_same_function(heads):
 
 def test_the_kernel_becomes_a_cuda_program_and_no_other_device_sees_it():
     qkv, bias = jnp.asarray(QKV, jnp.bfloat16), jnp.asarray(BIAS, jnp.bfloat16)
-    traced = jax.jit(lambda qkv: BEHIND.attend(qkv, bias, HEADS, None, keep)).trace(qkv)
-    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert "triton" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    def program(platform, fused):
+        traced = jax.jit(lambda qkv: BEHIND.attend(qkv, bias, HEADS, None, keep, fused)).trace(qkv)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    assert "triton" in program("cuda", True)
+    assert "triton" not in program("cpu", True) + program("cuda", False)
 
 
 @pytest.mark.parametrize(("shape", "dtype", "fits"), [

@@ -29,9 +29,9 @@ class Whole(NamedTuple):
 
     own: jax.Array  # `[..., S, S]` bool, what each token may attend to
 
-    def attend(self, qkv, bias, heads: int, ask: slice, drop):
+    def attend(self, qkv, bias, heads: int, ask: slice, drop, fused: bool = False):
         """`[..., S, 3 D]`, `[3 D]` → `[..., S', D]` of the tokens `ask`; `drop` is for the
-        weights."""
+        weights. There is no fused way."""
         q, k, v = _split(qkv + bias, heads)
         return _attend(q[..., ask, :, :], k, v, self.own[..., ask, :], drop)
 
@@ -48,18 +48,22 @@ class Behind(NamedTuple):
     seen: jax.Array  # `[..., N, S, P]` bool, what of it the others may attend to; broadcasts
     own: jax.Array  # `[..., N, S, S]` bool, and of their own sequence; broadcasts
 
-    def attend(self, qkv, bias, heads: int, ask: slice | None, drop):
+    def attend(self, qkv, bias, heads: int, ask: slice | None, drop, fused: bool = False):
         """`[..., P + N S, 3 D]`, `[3 D]` → `[..., P + N S, D]`, or `[..., N S', D]` of the tokens
-        `ask` of each sequence alone; no weights are dropped."""
+        `ask` of each sequence alone; no weights are dropped.
+
+        `fused`: by the kernel, on a CUDA device, where it can be. A compiler does not know how to
+        split a kernel over devices: for programs of one device.
+        """
         plain = functools.partial(self._plain, heads=heads, ask=ask)
-        if not short_attention.fits(qkv, heads):
+        if not fused or not short_attention.fits(qkv, heads):
             return plain(qkv, bias)
 
-        def fused(qkv, bias):
+        def by_kernel(qkv, bias):
             out = short_attention.attend(qkv, bias, self._mask(qkv.shape[-2]), heads, _masked)
             return out if ask is None else self.asked(out, ask)
 
-        return jax.lax.platform_dependent(qkv, bias, cuda=fused, default=plain)
+        return jax.lax.platform_dependent(qkv, bias, cuda=by_kernel, default=plain)
 
     def asked(self, x, ask: slice | None):
         """Of all tokens those of `ask` of each sequence, `[..., N S', D]`; None: all there are."""

@@ -96,6 +96,7 @@ class TransformerDenoiser(nn.Module):
     head_width: int = 0  # of the hidden layer behind the transformer; 0: none
     activation: str = "silu"  # of that layer
     step_of: Callable | None = None  # r → step
+    fused: bool = False  # attention by one kernel, for programs of one device
 
     def setup(self):
         self.states = StateTokens(self.width, self.history, self.fourier, dtype=self.dtype,
@@ -107,7 +108,7 @@ class TransformerDenoiser(nn.Module):
                             dtype=self.dtype)
         self.transformer = Transformer(
             self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype,
-            self.gelu)
+            self.gelu, self.fused)
         self.hidden = nn.Dense(self.head_width, kernel_init=_NORMAL, dtype=self.dtype)
         self.last = nn.Dense(self.action_dim, kernel_init=_NORMAL, dtype=self.dtype)
 
@@ -246,9 +247,9 @@ def _behind_batch(x, context: Context, size: int):
     return jnp.moveaxis(x.reshape(-1, *rest), 0, rank), back
 
 
-def build(config, action_dim: int, dtype: DType = jnp.float32) -> nn.Module:
+def build(config, action_dim: int, dtype: DType = jnp.float32, fused: bool = False) -> nn.Module:
     """The network that `config.teacher` describes; it computes in `dtype` and answers in
-    float32."""
+    float32. `fused`: it will run on one device, where its attention may be one kernel."""
     shared = dict(action_dim=action_dim, width=config.width, depth=config.depth,
                   history=config.history, fourier=config.fourier, dropout=config.dropout,
                   activation=config.activation, dtype=dtype)
@@ -261,7 +262,7 @@ def build(config, action_dim: int, dtype: DType = jnp.float32) -> nn.Module:
     return TransformerDenoiser(
         heads=config.heads, window=config.window, attention_dropout=config.attention_dropout,
         gelu=config.gelu, positions=config.positions, head_width=config.head_width,
-        step_of=step_of, **shared)
+        step_of=step_of, fused=fused, **shared)
 
 
 def encoder_as_trunk(params: dict) -> dict:

@@ -43,6 +43,7 @@ class Block(nn.Module):
     dropout: float = 0.0
     dtype: DType = jnp.float32
     gelu: str = "tanh"
+    fused: bool = False  # see `Behind.attend`
 
     @nn.compact
     def __call__(self, x, sight: Whole | Behind, ask: slice | None, train: bool):
@@ -56,7 +57,7 @@ class Block(nn.Module):
         h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(rows(x))
         qkv, bias = Apart(3 * self.width, self.dtype, name="query_key_value")(h)
         out = sight.attend(qkv.reshape(*x.shape[:-1], -1), bias, self.heads, ask,
-                           nn.Dropout(self.attention_dropout, deterministic=not train))
+                           nn.Dropout(self.attention_dropout, deterministic=not train), self.fused)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x = rows(sight.asked(x, ask)) + drop(dense(self.width, "project")(rows(out)))
         h = nn.LayerNorm(name="norm_2", dtype=self.dtype)(x)
@@ -74,11 +75,12 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     dtype: DType = jnp.float32
     gelu: str = "tanh"
+    fused: bool = False
 
     def setup(self):
         self.block = [
             Block(self.width, self.heads, self.attention_dropout, self.dropout, self.dtype,
-                  self.gelu)
+                  self.gelu, self.fused)
             for _ in range(self.depth)]
         self.norm = nn.LayerNorm(dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
