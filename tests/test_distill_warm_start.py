@@ -145,8 +145,8 @@ def test_the_teachers_actions_take_as_many_steps_as_asked(asked, steps, monkeypa
 
     monkeypatch.setattr(teachers, "sample", spy)
     task = fake_task()
-    config = tiny(distill__teacher_actions=6).distill
-    distill.teachers_actions(config, task, jax.random.key(1), asked)
+    config = tiny(distill__teacher_actions=6, distill__actions_steps=asked).distill
+    distill.teachers_actions(config, task, jax.random.key(1))
     assert set(seen) == {steps} and task.teacher_config.sampler.num_steps == 3
 
 

@@ -394,6 +394,7 @@ KEYS: dict[str, Key] = {
         "demonstrated states (learned teachers)", **_one_of("demonstrations", "teacher"),
     ),
     "consistency.teacher_actions": Key(200_000, "as distill.teacher_actions", **_at_least(1)),
+    "consistency.actions_steps": Key(0, "as distill.actions_steps", **_at_least(0)),
     "consistency.state_jitter": Key(0.0, "as distill.state_jitter", **_at_least(0)),
     # ---- acting
     "policy.min_weight": Key(

@@ -245,8 +245,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
     mesh = sharding.make_mesh(config)
     data = task.data
     if config.distill.actions == "teacher":
-        data = teachers_actions(config.distill, task, jax.random.fold_in(move_key, 1),
-                                config.distill.actions_steps)
+        data = teachers_actions(config.distill, task, jax.random.fold_in(move_key, 1))
     init_key, step_key, move_key, params = sharding.everywhere(
         (init_key, step_key, move_key, task.teacher.params), mesh)
     data, draw_batch = sharding.resident(jax.device_get(data), mesh, config.run.split_data)

@@ -36,17 +36,17 @@ def with_teachers_trunk(config: ConfigDict, params: dict, task) -> dict:
     return {**params, "experts": {**params["experts"], "trunk": trunk}}
 
 
-def teachers_actions(config: ConfigDict, task, key: jax.Array, num_steps: int = 0) -> Batch:
+def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
     """The training states with actions of the teacher, K for each: data-free distillation.
 
-    `config` is `config.distill` or `config.consistency`: `teacher_actions`, how many in all, and
-    `state_jitter`. `num_steps` of the teacher's sampler; 0: as many as it acts with.
+    `config` is `config.distill` or `config.consistency`: `teacher_actions`, how many in all,
+    `actions_steps` and `state_jitter`.
 
     Only the newest action is the teacher's; the past ones of a window stay the demonstrated ones.
     """
     num = max(1, round(config.teacher_actions / len(task.data.action)))
     chunk, settings = 4_096, ConfigDict(task.teacher_config.to_dict())
-    settings.sampler.num_steps = num_steps or settings.sampler.num_steps
+    settings.sampler.num_steps = config.actions_steps or settings.sampler.num_steps
     observation = jax.tree.map(
         lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), task.data.observation)
     key, jitter_key = jax.random.split(key)
