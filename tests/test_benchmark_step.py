@@ -123,6 +123,14 @@ def test_ratios_are_taken_within_a_round():
     assert result["last"]["busy_cores"] == 1.5
 
 
+@pytest.mark.parametrize(("precision", "kernel"), [("bfloat16", True), ("float32", False)])
+def test_the_step_becomes_a_cuda_program(precision, kernel):
+    """Without a GPU to run it on; in bfloat16 with the kernel of `models/short_attention.py`."""
+    given, one = shapes("all", precision=precision)
+    program = jax.jit(one).trace(*given, jax.random.key(0)).lower(lowering_platforms=("cuda",))
+    assert ("triton" in program.as_text()) == kernel
+
+
 def test_slices_are_of_64_windows():
     """One at least."""
     for windows, slices in ((16, 1), (64, 1), (256, 4)):
