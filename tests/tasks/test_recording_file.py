@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from vdd_jax import config as config_lib
 from vdd_jax.tasks import avoiding, recorded, recording_file
 from vdd_jax.tasks.recording_file import Recording
 from vdd_jax.types import TaskSpec, Trajectory
@@ -50,8 +51,8 @@ def test_parts_are_joined_in_order():
 def test_a_file_is_one_of_the_task_recorded(tmp_path):
     file = tmp_path / "a.npz"
     recording_file.write(file, recording())
-    task = ConfigDict({"demonstrations": str(file), "observation_dim": 0, "action_dim": 0,
-                       "window": 2, "chunk": 1})
+    task = config_lib.default().task
+    task.update(name="recorded", demonstrations=str(file), window=2)
     trajectories, about = recorded.load(task)
     same(trajectories, recording().trajectories)
     assert about["episodes"] == 3 and recorded.spec(task).observation_dim == 4
