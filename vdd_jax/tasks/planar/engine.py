@@ -120,6 +120,29 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
                     limit or rules.limit, keep_states)
 
 
+def in_contexts(rules: Rules, draw_contexts, begin, episodes_per_context: int):
+    """The `rollout` of a task whose episodes come in contexts.
+
+    Args:
+      draw_contexts: (generator of random numbers, number) → contexts `[C, …]`.
+      begin: (contexts, number of episodes) → starts; episode i has context i mod C.
+    """
+
+    def in_context(actor, key: jax.Array, num_episodes: int, *, window: int = 1,
+                   execute_steps: int = 1, contexts: np.ndarray | None = None,
+                   episode_limit: int | None = None, threads: int | None = None) -> Episodes:
+        """Runs a policy in closed loop; see `engine.rollout`. `contexts` are those that the task
+        reads, or, None, are drawn from `key`."""
+        start_key, policy_key = split(key)
+        if contexts is None:
+            contexts = draw_contexts(generator_of(start_key),
+                                     max(1, num_episodes // episodes_per_context))
+        return rollout(rules, actor, policy_key, begin(contexts, num_episodes), window,
+                       execute_steps, episode_limit, threads)
+
+    return in_context
+
+
 def asking(actor, n: int, action_dim: int, execute_steps: int = 1):
     """The compiled call of a policy for n episodes: `(history, valid, key, t, past…)` → the
     actions to execute `[N, execute_steps, D]`."""

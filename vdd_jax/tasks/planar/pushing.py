@@ -79,20 +79,7 @@ RULES = Rules(SCENE, EPISODE_LIMIT, d3il.observe_flat, inside, solved, mode,
               sees_before_physics=True)
 
 
-def rollout(actor, key, num_episodes: int, *, window: int = 1, execute_steps: int = 1,
-            contexts: np.ndarray | None = None, episode_limit: int = EPISODE_LIMIT,
-            threads: int | None = None) -> Episodes:
-    """Runs a policy in closed loop; see `engine.rollout`.
-
-    `contexts` `[C, 2, 3]`: of `read_contexts`; None: drawn from `key`, one per 16 episodes.
-    Episode i has context i mod C.
-    """
-    start_key, policy_key = engine.split(key)
-    if contexts is None:
-        contexts = draw_contexts(engine.generator_of(start_key),
-                                 max(1, num_episodes // EPISODES_PER_CONTEXT))
-    return engine.rollout(RULES, actor, policy_key, begin(contexts, num_episodes), window,
-                          execute_steps, episode_limit, threads)
+rollout = engine.in_contexts(RULES, draw_contexts, begin, EPISODES_PER_CONTEXT)
 
 
 def score(episodes: Episodes) -> dict:

@@ -188,17 +188,11 @@ class Sorting:
         """N starts, each of its own context."""
         return begin(self.draw_contexts(rng, num_episodes), num_episodes)
 
-    def rollout(self, actor, key, num_episodes: int, *, window: int = 1, execute_steps: int = 1,
-                contexts: np.ndarray | None = None, episode_limit: int | None = None,
-                threads: int | None = None) -> Episodes:
-        """Runs a policy in closed loop; see `engine.rollout` and `pushing.rollout`."""
-        start_key, policy_key = engine.split(key)
-        if contexts is None:
-            contexts = self.draw_contexts(
-                engine.generator_of(start_key),
-                max(1, num_episodes // EPISODES_PER_CONTEXT[self.num_boxes]))
-        return engine.rollout(self.RULES, actor, policy_key, begin(contexts, num_episodes),
-                              window, execute_steps, episode_limit, threads)
+    @property
+    def rollout(self):
+        """See `engine.in_contexts`."""
+        return engine.in_contexts(self.RULES, self.draw_contexts, begin,
+                                  EPISODES_PER_CONTEXT[self.num_boxes])
 
     def score(self, episodes: Episodes) -> dict:
         """`scores.rates`, and `entropy`: mean over contexts with success, log base of modes."""

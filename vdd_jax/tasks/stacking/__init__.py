@@ -56,20 +56,7 @@ def read_contexts(path) -> np.ndarray:
     return d3il.read_contexts(path, NUM_BOXES)
 
 
-def rollout(actor, key, num_episodes: int, *, window: int = 1, execute_steps: int = 1,
-            contexts: np.ndarray | None = None, episode_limit: int = EPISODE_LIMIT,
-            threads: int | None = None) -> Episodes:
-    """Runs a policy in closed loop; see `engine.rollout`.
-
-    `contexts` `[C, 3, 3]`: of `read_contexts`; None: drawn from `key`, one per 18 episodes.
-    Episode i has context i mod C.
-    """
-    start_key, policy_key = engine.split(key)
-    if contexts is None:
-        contexts = draw_contexts(engine.generator_of(start_key),
-                                 max(1, num_episodes // EPISODES_PER_CONTEXT))
-    return engine.rollout(RULES, actor, policy_key, begin(contexts, num_episodes), window,
-                          execute_steps, episode_limit, threads)
+rollout = engine.in_contexts(RULES, draw_contexts, begin, EPISODES_PER_CONTEXT)
 
 
 def score(episodes: Episodes) -> dict:
