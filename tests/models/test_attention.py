@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cuda_program import lowered_for
 
 from vdd_jax.models import attention, short_attention
 from vdd_jax.models.attention import Behind, Whole
@@ -98,7 +99,7 @@ def test_the_kernel_becomes_a_cuda_program_and_no_other_device_sees_it():
     qkv, bias = jnp.asarray(QKV, jnp.bfloat16), jnp.asarray(BIAS, jnp.bfloat16)
     def program(platform, fused):
         traced = jax.jit(lambda qkv: BEHIND.attend(qkv, bias, HEADS, None, keep, fused)).trace(qkv)
-        return traced.lower(lowering_platforms=(platform,)).as_text()
+        return lowered_for(traced, platform)
 
     assert "triton" in program("cuda", True)
     assert "triton" not in program("cpu", True) + program("cuda", False)
@@ -131,3 +132,11 @@ def test_sums_equal_products_and_so_do_their_gradients(axes):
             jax.vjp(lambda a, k: attention._contract(axes, a, k), a, k)[1](cotangent),
             jax.vjp(lambda a, k: jnp.einsum(axes, a, k), a, k)[1](cotangent), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_pallas_for_triton_there_is_the_plain_way(monkeypatch):
+    """A later JAX will not have it."""
+    monkeypatch.setattr(short_attention, "triton", None)
+    qkv, bias = jnp.asarray(QKV, jnp.bfloat16), jnp.asarray(BIAS, jnp.bfloat16)
+    traced = jax.jit(lambda qkv: BEHIND.attend(qkv, bias, HEADS, None, keep, True)).trace(qkv)
+    assert "triton" not in lowered_for(traced, "cuda")

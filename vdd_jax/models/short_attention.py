@@ -9,7 +9,11 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
+
+try:  # deprecated since JAX 0.12, to be removed: without it there is the plain way
+    from jax.experimental.pallas import triton
+except ImportError:
+    triton = None
 
 _TILE = 64  # rows and columns of a head that an instance holds
 
@@ -17,7 +21,8 @@ _TILE = 64  # rows and columns of a head that an instance holds
 def fits(qkv: jax.Array, heads: int) -> bool:
     """Whether queries, keys and values `[..., S, 3 D]` are such that the kernel can take them."""
     *batch, rows, width = qkv.shape
-    return bool(batch) and qkv.dtype == jnp.bfloat16 and max(rows, width // 3 // heads) <= _TILE
+    return (triton is not None and bool(batch) and qkv.dtype == jnp.bfloat16
+            and max(rows, width // 3 // heads) <= _TILE)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
