@@ -104,6 +104,40 @@ def test_the_bound_of_an_expert_touches_nothing_else(task, independent):
                                   for leaf in leaves(jacobian["experts"]["trunk"]))
 
 
+@pytest.mark.parametrize("bound", ["diffused", "published"])
+def test_the_bounds_of_all_experts_are_those_of_one_at_a_time(task, bound):
+    """A teacher is asked once, for `[Z V, B, A]`, and every expert hears of its own samples: value
+    and gradient are those of a loop over experts, each asking for itself."""
+    config = tiny(student__num_experts=3, distill__samples_per_state=2, distill__bound=bound,
+                  distill__noise__kind="fixed", distill__noise__high=0.5).distill
+    model = problem.student(tiny(student__num_experts=3))
+    params = random_params(model)
+    batch = jax.tree.map(lambda v: v[:4], task.data)
+    asked = []
+
+    def score(x, observation, t):  # of state, place and noise
+        asked.append(x.shape)
+        return jnp.sin(x) * jnp.arange(1.0, 5.0)[:, None] - x / (1 + t[:, None] ** 2)
+
+    teacher = task.teacher._replace(score=score)
+    drawn = distill_losses.draw(config, teacher.schedule, 0, batch, *jax.random.split(KEY, 3))
+    bounds = distill_losses.make_losses(config, model, teacher)[0]
+
+    def loop(experts):
+        q = model.apply({"params": {**params, "experts": experts}}, batch.observation)
+        old = objectives.e_step(q, drawn.level, bound == "diffused")
+        noise = jnp.moveaxis(drawn.sample_noise, 0, 2)
+        return sum(jnp.mean(objectives.expert_bound(
+            z, q.means[:, z], q.scale_tril[:, z], noise, old, lambda x, t: score(x, None, t),
+            drawn.level, bound=bound, entropy=config.entropy)) for z in range(3))
+
+    found = jax.value_and_grad(bounds)(params["experts"], drawn, KEY, params)
+    assert set(asked) <= {(2, 4, 2), (6, 4, 2)} and (6, 4, 2) in asked
+    expected = jax.value_and_grad(loop)(params["experts"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found,
+                 expected)
+
+
 def test_the_gating_loss_touches_no_expert(task):
     """Exactly 0 to the experts and the trunk, through the features and the responsibilities."""
     model = problem.student(tiny())

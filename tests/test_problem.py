@@ -156,6 +156,17 @@ def test_the_teacher_is_the_one_that_is_selected(trained, select, which):
     assert all(np.abs(teacher.denoise(x, seen, t) - v).max() > 1e-3 for v in found.values())
 
 
+@pytest.mark.parametrize(("devices", "fused"), [(1, True), (2, False)])
+def test_kernels_are_for_programs_of_one_device(trained, devices, fused, monkeypatch):
+    """A compiler cannot split them; the same teacher with other parameters keeps to that."""
+    seen, build = [], denoiser.build
+    monkeypatch.setattr(denoiser, "build", lambda *given: seen.append(given[3:]) or build(*given))
+    config = tiny_avoiding(run__devices=devices)
+    teacher, *_ = problem.load_teacher(config, trained[2]())
+    teacher.of(teacher.params)
+    assert [flag for (flag,) in filter(None, seen)] == [fused, fused]
+
+
 def test_a_teacher_of_another_run(trained):
     """With `teacher.workdir` the teacher, its scaler and its settings come from there."""
     workdir = trained[2]()
