@@ -26,6 +26,20 @@ KINDS = (
 )
 
 
+def array(file: Path, what: str) -> np.ndarray:
+    """The array of one file of a task's recordings.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing, or damaged.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"no {what} recordings at {file}")
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{file}: not a complete array of numbers ({error})") from None
+
+
 def is_here(directory: Path) -> bool:
     """Whether the directory has files of these names."""
     return any((directory / name).is_file() for names, _ in KINDS for name in names)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vdd_jax.formats import npy
 from vdd_jax.tasks.kitchen.world import JOINTS, OBSERVATION
 from vdd_jax.types import Trajectory
 
@@ -45,12 +46,7 @@ def _of_arrays(directory: Path) -> list[Trajectory]:
     arrays = []
     for name, axes in zip(_FILES, (3, 3, 2), strict=True):
         file = directory / f"{name}.npy"
-        if not file.is_file():
-            raise FileNotFoundError(f"no kitchen recordings at {file}")
-        try:
-            array = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{file}: not a complete array of numbers ({error})") from None
+        array = npy.array(file, "kitchen")
         if array.ndim != axes:
             raise ValueError(f"{file}: shape {array.shape}, expected [T, E{', …' * (axes == 3)}]")
         arrays.append(array)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vdd_jax.formats import npy
 from vdd_jax.tasks.planar import engine, recording, scores, skills
 from vdd_jax.tasks.planar.engine import COMPILED, Episodes, Rules
 from vdd_jax.tasks.planar.physics import Starts, World
@@ -181,12 +182,7 @@ def read(directory) -> list[Trajectory]:
     arrays = []
     for name, size in (("observations", 16), ("actions", 2), ("masks", 0)):
         file = Path(directory) / f"multimodal_push_{name}.npy"
-        if not file.is_file():
-            raise FileNotFoundError(f"no block-push recordings at {file}")
-        try:
-            array = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{file}: not a complete array of numbers ({error})") from None
+        array = npy.array(file, "block-push")
         shape = "[E, T]" if not size else f"[E, T, {size}]"
         if array.dtype.kind not in "fiub" or array.ndim != 2 + bool(size) or (
                 size and array.shape[2] != size):
