@@ -109,7 +109,10 @@ def test_two_processes_train_what_one_device_does_and_the_first_one_speaks(alone
         process.send_signal(signal.SIGKILL)
     (out, _), (silent, _) = (process.communicate() for process in running)
     assert "8 × cpu (cpu) in 2 processes" in out
-    assert not re.sub(r"\[Gloo\].*\n", "", silent)
+    # Gloo's own words: its threads print into one another's lines
+    words = (r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of|"
+             r"connected peer ranks is :|\d|\s")
+    assert not re.sub(words, "", silent), silent
     before = losses(workdir)
     agree(before, {name: alone[name] for name in before})
     assert ("teacher", 20, "loss") in before
