@@ -113,7 +113,7 @@ def read(run: Run, place: Place) -> dict | None:
         raise Unusable(f"{file} cannot be read as a report ({error}); {again}") from error
     wanted = configuration(arguments(run, place))
     if place.taken(run):  # its teacher may be another's again
-        wanted.teacher.workdir = stored.teacher.workdir
+        wanted.teacher.workdir, wanted.stages = stored.teacher.workdir, stored.stages
     elif Path(wanted.teacher.workdir).name == Path(stored.teacher.workdir).name:
         wanted.teacher.workdir = stored.teacher.workdir  # all may have been moved
     unused = tuple(f"config.{stage}." for stage in STUDENTS if stage not in wanted.stages)
