@@ -210,6 +210,23 @@ def test_a_teacher_that_is_not_finished(trained):
         problem.load_teacher(tiny_avoiding(), workdir)
 
 
+def test_the_teacher_of_a_run_that_had_it_from_another(trained, tmp_path):
+    """Students of one teacher can be compared with one another by naming any of their runs."""
+    workdir = trained[2]()
+    for name, teacher in (("student", workdir), ("rival", tmp_path / "student")):
+        config = tiny_avoiding(teacher__workdir=str(teacher), stages=("distill",))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config.to_dict()))
+        assert problem.teacher_workdir(config, tmp_path / name) == workdir
+    found = problem.load_teacher(tiny_avoiding(teacher__workdir=str(tmp_path / "rival")), NOWHERE)
+    assert jax.tree.leaves(found[0].params)
+    # two that name each other have none
+    config = tiny_avoiding(teacher__workdir=str(tmp_path / "rival"), stages=("distill",))
+    (tmp_path / "student" / "config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(CheckpointError, match="holds no teacher"):
+        problem.load_teacher(config, NOWHERE)
+
+
 def test_no_teacher(tmp_path):
     """Says what to run, or where to look; so does a directory with no complete checkpoint."""
     with pytest.raises(CheckpointError, match="holds no teacher; run the stage 'train_teacher'"):

@@ -170,7 +170,17 @@ def build(config: ConfigDict, workdir: Path, given: Teacher | None = None) -> Pr
 
 
 def teacher_workdir(config: ConfigDict, workdir: Path) -> Path:
-    return Path(config.teacher.workdir or workdir)
+    """Of the run that trained the teacher; a run that `config.teacher.workdir` names may have had
+    it from another."""
+    directory, seen = Path(config.teacher.workdir or workdir), set()
+    while not (directory / "teacher").is_dir() and directory not in seen:
+        seen.add(directory)
+        try:
+            stored = json.loads((directory / "config.json").read_text())
+            directory = Path(stored["teacher"]["workdir"] or directory)
+        except (OSError, ValueError, KeyError, TypeError):  # not a run
+            break
+    return directory
 
 
 def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, ConfigDict]:
