@@ -64,6 +64,14 @@ def policy(finished):
     return policy_lib.load(finished.workdir)
 
 
+def less_is_measured(patch: pytest.MonkeyPatch) -> None:
+    """Evaluations in which no number means anything."""
+    patch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)
+    for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8),
+                        ("FLOW_SAMPLES", 4), ("FLOW_STEPS", 4)):
+        patch.setattr(open_loop, name, value)
+
+
 @pytest.fixture(scope="session")
 def finished_avoiding(tmp_path_factory) -> Finished:
     """All three stages in Avoiding, of networks that have learned next to nothing."""
@@ -71,9 +79,6 @@ def finished_avoiding(tmp_path_factory) -> Finished:
     workdir = tmp_path_factory.mktemp("avoiding") / "run"
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)
-        for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8),
-                            ("FLOW_SAMPLES", 4), ("FLOW_STEPS", 4)):
-            patch.setattr(open_loop, name, value)
+        less_is_measured(patch)
         report = stages.run(config, workdir)
     return Finished(config, workdir, report, out.getvalue())

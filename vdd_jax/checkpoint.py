@@ -1,7 +1,8 @@
 """Orbax checkpoints of a stage: the only file that imports orbax.
 
 A checkpoint holds the items `params`, `train` (step and optimisers), `scaler` and `config`
-(both JSON: the scaler as numbers, the resolved configuration with versions and format number).
+(both JSON: the scaler as numbers, the resolved configuration with versions and format number), and
+`encoder`, what the scaler's way of seeing images has learned, where it has one.
 Saves are atomic: a killed run leaves the last complete checkpoint as the latest.
 """
 
@@ -32,7 +33,7 @@ class Checkpoints:
             raise CheckpointError(f"there is no checkpoint in {self.directory}")
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_names=("params", "train", "scaler", "config"),
+            item_names=("params", "train", "scaler", "config", "encoder"),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep,
                 save_interval_steps=0 if read_only else 1,  # 0: orbax wants it and warns otherwise
@@ -80,15 +81,18 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def _save(self, step, params, train, scaler, config):
+        numbers = {k: np.asarray(v, np.float64).tolist() for k, v in scaler._asdict().items()
+                   if k != "encode"}
+        learned = {} if scaler.encode is None else {
+            "encoder": ocp.args.StandardSave(scaler.encode.args[0]["params"])}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(params),
                 train=ocp.args.StandardSave(train),
-                scaler=ocp.args.JsonSave(
-                    {k: np.asarray(v, np.float64).tolist() for k, v in scaler._asdict().items()}
-                ),
+                scaler=ocp.args.JsonSave(numbers),
                 config=ocp.args.JsonSave({"format": FORMAT, **config}),
+                **learned,
             ),
         )
 
@@ -113,6 +117,10 @@ class Checkpoints:
     def restore_params(self, abstract_params: Any, step: int | None = None) -> Any:
         """`params`, of the shapes, types and shardings of the abstract tree."""
         return self._restore(step, params=ocp.args.StandardRestore(abstract_params))["params"]
+
+    def restore_encoder(self, abstract_params: Any, step: int | None = None) -> Any:
+        """`encoder`, as `restore_params`."""
+        return self._restore(step, encoder=ocp.args.StandardRestore(abstract_params))["encoder"]
 
     def restore_training(self, abstract_params, abstract_train, step=None) -> tuple[Any, Any]:
         """`params` and `train`."""

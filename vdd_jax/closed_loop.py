@@ -34,7 +34,11 @@ def actor_of(config: ConfigDict, scaler: Scaler, act, goals=None):
             size = task.spec(config.task).action_dim
             past = jnp.zeros((len(history), history.shape[1] - 1, size))
         goal = None if goals is None else goals[jnp.arange(len(history)) % len(goals)]
-        action = scaler.unscale_action(act(scaler.context(history, valid, past, goal), key))
+        features = None
+        if scaler.encode is not None:  # the simulator shows them behind the numbers
+            history, features = jnp.split(history, [len(scaler.observation_mean)], axis=-1)
+        context = scaler.context(history, valid, past, goal, features=features)
+        action = scaler.unscale_action(act(context, key))
         return action.reshape(len(history), config.task.chunk, -1)
 
     return actor
@@ -78,9 +82,10 @@ def simulator(config: ConfigDict) -> str:
     return task.simulated_by() if hasattr(task, "simulated_by") else task.SIMULATOR
 
 
-def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int):
+def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int, encode=None):
     """Episodes of an actor in the task's simulator, and the seconds they took: compiled, or with
-    one compilation where the simulator is not JAX's.
+    one compilation where the simulator is not JAX's. Of a task with images `encode` is that of the
+    scaler.
 
     Raises:
       ConfigError: the official simulator is asked for, but not installed.
@@ -96,6 +101,8 @@ def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int):
     if not getattr(task, "COMPILED", True):
         file = config.task.contexts
         given = {"contexts": task.read_contexts(file)} if file else {}
+        if encode is not None:
+            given["encode"] = encode
         start = time.perf_counter()
         episodes = task.rollout(actor, key, num_episodes, window=config.task.window,
                                 execute_steps=config.task.execute_steps, **given)

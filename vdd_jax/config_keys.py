@@ -38,6 +38,7 @@ _SHARE = {"allowed": lambda v: 0 <= v < 1, "expected": "in [0, 1)"}
 
 # tasks whose official simulator can be driven
 OFFICIAL = ("avoiding", "pushing", "aligning", "sorting_2", "sorting_4", "sorting_6", "block_push")
+WITH_IMAGES = ("sorting_image", "stacking_image")
 STUDENTS = ("distill", "from_scratch", "consistency")  # stages that make one
 
 KEYS: dict[str, Key] = {
@@ -56,7 +57,7 @@ KEYS: dict[str, Key] = {
     # ---- the task
     "task.name": Key("toy", "which task", **_one_of(
         "toy", "toy1d", "avoiding", "block_push", "pushing", "aligning", "sorting_2", "sorting_4",
-        "sorting_6", "stacking", "kitchen", "recorded")),
+        "sorting_6", "sorting_image", "stacking", "stacking_image", "kitchen", "recorded")),
     "task.observation_dim": Key(
         0, "toy: numbers in an observation; 0: a fixed target. recorded: the same; 0: as in the "
         "data", **_at_least(0),
@@ -163,6 +164,14 @@ KEYS: dict[str, Key] = {
                            **_one_of(*HISTORIES)),
     "teacher.fourier": Key(4, "K, Fourier frequencies of each observed number; 0: none",
                            **_at_least(0)),
+    "teacher.vision.channels": Key(
+        (64, 128, 256, 512), "images: of the stages of the network that sees them (ResNet-18), "
+        "multiples of 16", lambda v: len(v) > 0 and all(n > 0 and n % 16 == 0 for n in v),
+        "multiples of 16, one for each stage",
+    ),
+    "teacher.vision.width": Key(64, "images: features of each camera", **_at_least(1)),
+    "teacher.vision.crop": Key(0.875, "images: share of their sides that is shown, in training at "
+                               "random places", lambda v: 0 < v <= 1, "above 0, at most 1"),
     "teacher.dropout": Key(0.0, "of the features", **_SHARE),
     "teacher.attention_dropout": Key(0.0, "transformer: of the attention", **_SHARE),
     "teacher.activation": Key(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vdd_jax.config_keys import OFFICIAL, STUDENTS
+from vdd_jax.config_keys import OFFICIAL, STUDENTS, WITH_IMAGES
 
 
 def inconsistencies(c: dict[str, Any]) -> list[str]:
@@ -24,6 +24,14 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
                       "config.student.trunk_depth is 0")
     learned = c["task.name"] not in ("toy", "toy1d")
     transformer = c["teacher.backbone"] == "transformer"
+    if c["task.name"] in WITH_IMAGES:
+        if c["task.goal_length"]:
+            errors.append(f"{c['task.name']} has no goals: config.task.goal_length stays 0")
+        if "from_scratch" in c["stages"]:
+            errors.append(f"config.stages has 'from_scratch', but the student of {c['task.name']} "
+                          "takes over what its teacher has learned to see")
+        if c["teacher.given"]:
+            errors.append("config.teacher.given: a teacher that is given in Python sees no images")
     if c["task.contexts"] and not c["task.name"].startswith(
             ("pushing", "aligning", "sorting", "stacking")):
         errors.append(f"config.task.contexts is given, but {c['task.name']} has no contexts")

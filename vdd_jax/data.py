@@ -1,6 +1,7 @@
 """State-action pairs on the device: the scaler, windows of trajectories, and batches as a pure
 function of the step."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdd_jax.types import Batch, Context, Trajectory
+
+ENCODED_AT_ONCE = 256  # images of each camera
 
 
 class Scaler(NamedTuple):
@@ -22,6 +25,9 @@ class Scaler(NamedTuple):
     observation_mean: jax.Array  # `[O]`
     observation_std: jax.Array  # `[O]`
     step_std: jax.Array  # `[O]`, of the change from one observation to the next
+    # images `[..., C, S, S, 3]` → features `[..., F]`, a `jax.tree_util.Partial`; None: there are
+    # no images, or what sees them is still learned
+    encode: Callable | None = None
 
     def scale_action(self, action):
         return (action - self.action_mean) / self.action_std
@@ -35,7 +41,8 @@ class Scaler(NamedTuple):
     def unscale_observation(self, observation):
         return observation * self.observation_std + self.observation_mean
 
-    def context(self, observations, valid=None, past_actions=None, goal=None) -> Context:
+    def context(self, observations, valid=None, past_actions=None, goal=None, images=None,
+                features=None) -> Context:
         """A window in the task's units → what networks see.
 
         Args:
@@ -44,6 +51,8 @@ class Scaler(NamedTuple):
           valid: `[..., T]`, which of them were made; None: all.
           past_actions: `[..., T - 1, A]` of single actions, if they are known.
           goal: `[..., G, O]`; None: no goal.
+          images: `[..., T, C, S, S, 3]` uint8: encoded, if `encode` is there.
+          features: `[..., T, F]` of images that were encoded before.
         """
         batch, size = observations.shape[:-2], observations.shape[-2]
         valid = jnp.ones((*batch, size), bool) if valid is None else jnp.asarray(valid, bool)
@@ -57,10 +66,13 @@ class Scaler(NamedTuple):
             past = past * valid[..., :-1, None]
         goal = jnp.zeros((*batch, 0, observations.shape[-1])) if goal is None else (
             self.scale_observation(goal))
-        return Context(
+        seen = Context(
             self.scale_observation(observations), change / self.step_std * made[..., None],
-            valid, past, goal,
+            valid, past, goal, images,
         )
+        if images is not None and self.encode is not None:
+            features = self.encode(images)
+        return seen if features is None else seen.with_features(features)
 
 
 def fit_scaler(
@@ -154,13 +166,15 @@ def windows(
         (the last ones where there is no room).
 
     Returns:
-      A Batch of N = all steps: its observation a `Context`, its action `[N, H · A]`.
+      A Batch of N = all steps: its observation a `Context`, its action `[N, H · A]`. Images that
+      the scaler cannot encode are those of the newest observations alone, `[N, C, S, S, 3]`; `take`
+      finds those before them.
 
     Raises:
       ValueError: when a trajectory is shorter than the goal, or holds NaN or infinity.
     """
     rows, rng = [], np.random.default_rng(0)
-    for number, (observations, actions) in enumerate(trajectories):
+    for number, (observations, actions, _) in enumerate(trajectories):
         length = len(actions)
         if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
             raise ValueError(f"trajectory {number} holds NaN or infinity")
@@ -183,7 +197,45 @@ def windows(
     observations, valid, past, goal, action = (
         jnp.asarray(np.concatenate(column)) for column in zip(*rows, strict=True)
     )
-    return Batch(scaler.context(observations, valid, past, goal), scaler.scale_action(action))
+    seen = scaler.context(observations, valid, past, goal)
+    if trajectories[0].images is not None:
+        frames = np.concatenate([t.images for t in trajectories])
+        if scaler.encode is None:
+            seen = seen._replace(images=frames)
+        else:
+            every = jnp.arange(len(frames))
+            features = encoded(frames, scaler.encode)
+            seen = seen.with_features(features[window_rows(seen.valid, every)])
+    return Batch(seen, scaler.scale_action(action))
+
+
+def encoded(frames: np.ndarray, encode) -> jax.Array:
+    """Features `[N, F]` of images `[N, C, S, S, 3]`, so many at a time as fit in memory."""
+    starts = range(0, len(frames), ENCODED_AT_ONCE)
+    return jnp.concatenate([_encode(encode, frames[i : i + ENCODED_AT_ONCE]) for i in starts])
+
+
+@jax.jit
+def _encode(encode, images):
+    return encode(images)
+
+
+def window_rows(valid: jax.Array, rows: jax.Array) -> jax.Array:
+    """Of a data set, whose rows follow one another as they were made: the rows that hold the
+    observations of the windows that end at `rows` `[B]`, with `valid` `[B, T]`: `[B, T]`."""
+    ago = jnp.arange(valid.shape[-1])[::-1]
+    made = jnp.sum(valid, axis=-1, keepdims=True) - 1
+    return rows[:, None] - jnp.minimum(ago, made)
+
+
+def take(data: Batch, rows: jax.Array) -> Batch:
+    """Rows `[B]` of a data set, with the images of their whole windows."""
+    found = jax.tree.map(lambda values: values[rows], data)
+    frames = getattr(data.observation, "images", None)
+    if frames is None:
+        return found
+    windows = frames[window_rows(found.observation.valid, rows)]
+    return found._replace(observation=found.observation._replace(images=windows))
 
 
 def batch_at(
@@ -199,7 +251,7 @@ def batch_at(
     index = jax.random.randint(
         jax.random.fold_in(key, step), (batch_size,), 0, num or data.action.shape[0]
     )
-    return jax.tree.map(lambda values: values[index], data)
+    return take(data, index)
 
 
 def jitter(context: Context, std: float, key: jax.Array) -> Context:

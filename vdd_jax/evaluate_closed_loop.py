@@ -30,8 +30,9 @@ EVERY = "sampled_mean_of_every_expert"  # without config.policy.min_weight
 
 RATES = (("one box placed", "success_1"), ("entropy, one box", "entropy_1"),
          ("two boxes placed", "success_2"), ("entropy, two boxes", "entropy_2"),
-         ("sub-tasks solved", "subtasks"), ("sub-tasks of the goal", "subtasks_of_goal"),
-         ("goal reached", "goal_reached"), ("collisions", "collision"), ("time-outs", "time_out"),
+         ("boxes delivered", "delivered"), ("sub-tasks solved", "subtasks"),
+         ("sub-tasks of the goal", "subtasks_of_goal"), ("goal reached", "goal_reached"),
+         ("collisions", "collision"), ("time-outs", "time_out"),
          ("left the corridor", "left_corridor"))  # those that a task has
 
 
@@ -57,7 +58,7 @@ def evaluate(
         jax.random.fold_in(jax.random.key(config.seed), 2))
     goals = problem.goals(config)
     simulated = hasattr(simulator, "rollout")
-    window = (config.task.window, task.spec.observation_dim)
+    window = problem.example(config).observation.observations.shape[1:]
     episodes, reference = {}, open_loop.reference(task, sample_key)
 
     def drive(name: str, way: Way, timed: bool) -> dict:
@@ -66,10 +67,12 @@ def evaluate(
         if simulated:
             print(f"[evaluate] {name}: {config.evaluate.num_episodes} episodes", flush=True)
             ran, seconds = closed_loop.run(
-                config, actor, episode_key, config.evaluate.num_episodes)
+                config, actor, episode_key, config.evaluate.num_episodes, task.scaler.encode)
             episodes[name] = ran
             found |= {**scored(simulator, ran, goals), "seconds_of_episodes": round(seconds, 3)}
-        return {**found, "latency_ms": latency(actor, window)} if timed else found
+        if timed:
+            found["latency_ms"] = latency(actor, window, task.spec.images, task.scaler.encode)
+        return found
 
     def of_teacher(num_steps: int = 0) -> dict:
         """With its own samples measured against others of its own: the floor of distances."""
@@ -184,9 +187,22 @@ def describe(settings: ConfigDict) -> str:
             f"{settings.width}×{settings.depth}")
 
 
-def latency(actor, window: tuple[int, int]) -> dict:
-    """Milliseconds of one action of a batch of 1, after warm-up: median and 99th percentile."""
-    program = jax.jit(actor)
+def latency(actor, window: tuple[int, int], images: tuple[int, ...] = (), encode=None) -> dict:
+    """Milliseconds of one action of a batch of 1, after warm-up: median and 99th percentile.
+
+    Args:
+      window: T, O, features of images among the numbers.
+      images: (C, S, S, 3), of which the newest are encoded with each action.
+    """
+    frames = jnp.zeros((1, *images), jnp.uint8)
+
+    def acting(history, valid, key):
+        if encode is not None:
+            features = encode(frames)
+            history = history.at[:, -1, -features.shape[-1]:].set(features)
+        return actor(history, valid, key)
+
+    program = jax.jit(acting)
     history, valid = jnp.zeros((1, *window)), jnp.ones((1, window[0]), bool)
     keys = list(jax.random.split(jax.random.key(0), TIMED_CALLS + 10))
     times = []

@@ -13,6 +13,7 @@ covariance, any B. The inputs, float32 (`valid` bool):
     observations `[B, T, O]` the window, oldest first; before an episode the first one repeated
     valid `[B, T]`           which of them were made
     goal `[B, G, O]`         where the task has goals
+    images `[B, T, C, S, S, 3]`  uint8, where the task has images (stablehlo alone)
 
 stablehlo (the export extra; to run it JAX alone, on a CPU, CUDA or TPU):
 
@@ -99,6 +100,9 @@ def run(workdir: Path, form: str, out: Path) -> str:
         raise ExportError(f"{beside} is there already and is not that of this version; nothing "
                           "was written")
     policy = exportable(policy_lib.load(workdir))
+    if policy.images and form != "stablehlo":
+        raise ExportError(f"the student in {workdir} sees images; such a one is exported by "
+                          f"--format=stablehlo, not {form}")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
@@ -152,8 +156,9 @@ def inputs_of(policy: Policy) -> dict[str, tuple[tuple[int, ...], type]]:
     if not policy.window:
         return {"observation": ((o,), np.float32)}
     goal = {"goal": ((policy.goal_length, o), np.float32)} if policy.goal_length else {}
+    seen = {"images": ((policy.window, *policy.images), np.uint8)} if policy.images else {}
     return {"observations": ((policy.window, o), np.float32),
-            "valid": ((policy.window,), bool), **goal}
+            "valid": ((policy.window,), bool), **goal, **seen}
 
 
 def function_of(policy: Policy):
@@ -161,7 +166,8 @@ def function_of(policy: Policy):
 
     def function(**given):
         seen = given["observation"] if not policy.window else History(
-            given["observations"], given["valid"], goal=given.get("goal"))
+            given["observations"], given["valid"], goal=given.get("goal"),
+            images=given.get("images"))
         with jax.default_matmul_precision(policy.matmul):
             q = policy.apply({"params": policy.params}, scaled(policy, seen))
         q = mixtures.affine(q, policy.scaler.action_std, policy.scaler.action_mean)
@@ -192,6 +198,8 @@ def random_inputs(policy: Policy, batch: int, seed: int) -> Arrays:
     if policy.goal_length:
         goal = mean + 0.5 * std * rng.standard_normal((batch, policy.goal_length, o))
         given["goal"] = goal.astype(np.float32)
+    if policy.images:
+        given["images"] = rng.integers(0, 256, (batch, t, *policy.images)).astype(np.uint8)
     return given
 
 
@@ -265,7 +273,8 @@ def numpy_content(policy: Policy) -> tuple[dict, Arrays]:
     header |= {name: getattr(policy, name) for name in (
         "observation_dim", "action_dim", "window", "chunk", "goal_length", "min_weight")}
     return header, {
-        **{f"scaler/{k}": np.asarray(v) for k, v in policy.scaler._asdict().items()},
+        **{f"scaler/{k}": np.asarray(v) for k, v in policy.scaler._asdict().items()
+           if v is not None},
         **{k: np.asarray(v) for k, v in flatten_dict(policy.params, sep="/").items()}}
 
 

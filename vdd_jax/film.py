@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # as in main.py
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import logging  # noqa: E402
 
@@ -63,12 +64,18 @@ def of_policy(workdir: Path, actor: str, seed: int) -> tuple[str, engine.Episode
     start_key, policy_key = jax.random.split(jax.random.key(seed))
 
     def act(history, valid, key):
-        return policy.act(policy_lib.History(history, valid, task.past_actions(history)), key)
+        history, pixels = jnp.split(history, [policy.observation_dim], axis=-1)
+        images = pixels.astype(jnp.uint8).reshape(*history.shape[:-1], *policy.images) if (
+            policy.images) else None
+        return policy.act(policy_lib.History(
+            history, valid, task.past_actions(history), images=images), key)
 
     starts = task.DEMONSTRATOR.starts(engine.generator_of(start_key), 1)
+    rules = task.RULES if policy.images else task.DEMONSTRATOR.rules
+    pixels = jax.tree_util.Partial(lambda images: images.reshape(len(images), -1))
     return name, engine.rollout(
-        task.DEMONSTRATOR.rules, act, policy_key, starts, config.task.window,
-        config.task.execute_steps, keep_states=True)
+        rules, act, policy_key, starts, config.task.window, config.task.execute_steps,
+        keep_states=True, encode=pixels if policy.images else None)
 
 
 def pictures(task: str, episodes: engine.Episodes, strip: bool) -> np.ndarray:

@@ -37,9 +37,9 @@ class Policy:
     """q(a|s) of a distilled student.
 
     An observation is `[O]` or batched `[..., O]`; of a task with a window, the last T of them
-    `[..., T, O]`, or a `History`. An action is `[..., A]`, or `[..., H, A]` when the policy gives
-    H > 1 at once. Every method raises a ValueError for a wrong size, and for NaN or infinity in
-    a NumPy observation.
+    `[..., T, O]`, or a `History`, which has what cameras saw, too. An action is `[..., A]`, or
+    `[..., H, A]` when the policy gives H > 1 at once. Every method raises a ValueError for a wrong
+    size, and for NaN or infinity in a NumPy observation.
 
     `load` makes one of a run. By hand, with experts that know one thing:
 
@@ -62,6 +62,7 @@ class Policy:
     window: int = struct.field(pytree_node=False, default=0)  # T; 0: no windows
     chunk: int = struct.field(pytree_node=False, default=1)  # H
     goal_length: int = struct.field(pytree_node=False, default=0)  # G
+    images: tuple[int, ...] = struct.field(pytree_node=False, default=())  # (C, S, S, 3)
     min_weight: float = struct.field(pytree_node=False, default=0.0)  # see core.mixture.act
     matmul: str = struct.field(pytree_node=False, default="highest")  # of products of float32
     # (params, scaled observation, index) → the mixture of one expert; None: all are computed
@@ -245,4 +246,4 @@ def _sizes(config: ConfigDict) -> dict:
     of_windows = {} if problem.is_analytic(config) else {
         name: config.task[name] for name in ("window", "chunk", "goal_length")}
     return {"observation_dim": spec.observation_dim, "action_dim": spec.action_dim,
-            "matmul": problem.MATMUL[config.precision], **of_windows}
+            "images": spec.images, "matmul": problem.MATMUL[config.precision], **of_windows}

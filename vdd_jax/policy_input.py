@@ -14,13 +14,16 @@ class History(NamedTuple):
     valid: Any = None  # `[..., T]` bool, which of them were made; None: all
     past_actions: Any = None  # `[..., T - 1, A]`; only some policies use them
     goal: Any = None  # `[..., G, O]`; None where the task has no goal
+    images: Any = None  # `[..., T, C, S, S, 3]` uint8; None where the task has none
+
+DTYPES = (np.float32, bool, np.float32, np.float32, np.uint8)  # of the fields
 
 
 def checked(policy, observation):
     """The observation as arrays `[*batch, …]`, one batch for all parts of a History.
 
     Args:
-      policy: has `observation_dim`, `action_dim`, `window`, `goal_length`.
+      policy: has `observation_dim`, `action_dim`, `window`, `goal_length`, `images`.
 
     Raises:
       ValueError: for a wrong size, and for NaN or infinity in NumPy's arrays.
@@ -40,7 +43,12 @@ def checked(policy, observation):
                          f"{policy.observation_dim}]")
     if given.goal is not None:
         check(given.goal, (policy.goal_length, policy.observation_dim), "goal")
-    ranks = (2, 1, 2, 2)  # without batch axes
+    if policy.images and given.images is None:
+        raise ValueError("this policy sees; give policy.History(observations, images=…) with "
+                         f"uint8 images of shape {_shape((policy.window, *policy.images))}")
+    if given.images is not None:
+        check(given.images, (policy.window, *policy.images), "image", np.uint8)
+    ranks = (2, 1, 2, 2, 5)  # without batch axes
     batches = [np.shape(v)[: np.ndim(v) - r]
                for v, r in zip(given, ranks, strict=True) if v is not None]
     try:
@@ -48,8 +56,8 @@ def checked(policy, observation):
     except ValueError:
         raise ValueError(f"the batch axes of the history do not agree: {batches}") from None
     return History(*(
-        None if v is None else _as_array(v, bool if i == 1 else np.float32, batch, ranks[i])
-        for i, v in enumerate(given)
+        None if v is None else _as_array(v, dtype, batch, rank)
+        for v, dtype, rank in zip(given, DTYPES, ranks, strict=True)
     ))
 
 
@@ -61,15 +69,25 @@ def _as_array(values, dtype, batch: tuple[int, ...], rank: int):
     return library.broadcast_to(values, (*batch, *values.shape[values.ndim - rank:]))
 
 
-def check(values, sizes: tuple[int, ...], what: str) -> None:
+def check(values, sizes: tuple[int, ...], what: str, dtype=None) -> None:
+    """Sizes, what NumPy's arrays hold, and, if it is given, the type.
+
+    Raises:
+      ValueError: naming `what`.
+    """
     shape = np.shape(values)
     if shape[max(len(shape) - len(sizes), 0):] != sizes:
-        wanted = ", ".join(map(str, sizes))
-        raise ValueError(
-            f"the {what} has shape {shape}; this policy takes {what}s of shape [..., {wanted}]"
-        )
+        raise ValueError(f"the {what} has shape {shape}; this policy takes {what}s of shape "
+                         f"{_shape(sizes)}")
+    if dtype and getattr(values, "dtype", None) != dtype:
+        raise ValueError(f"the {what} should be of {np.dtype(dtype)}, not "
+                         f"{getattr(values, 'dtype', type(values).__name__)}")
     if not isinstance(values, jax.Array) and not np.isfinite(values).all():
         raise ValueError(f"the {what} holds NaN or infinity")
+
+
+def _shape(sizes: tuple[int, ...]) -> str:
+    return f"[..., {', '.join(map(str, sizes))}]"
 
 
 def scaled(policy, observation):

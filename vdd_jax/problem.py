@@ -14,7 +14,7 @@ from vdd_jax import checkpoint, sharding, teachers
 from vdd_jax import config as config_lib
 from vdd_jax.checkpoint import CheckpointError, Checkpoints
 from vdd_jax.data import Scaler, fit_scaler, fit_trajectory_scaler, windows
-from vdd_jax.models import denoiser
+from vdd_jax.models import denoiser, vision
 from vdd_jax.models.moe import MixtureOfExperts
 from vdd_jax.tasks import TASKS
 from vdd_jax.teachers import Teacher
@@ -206,14 +206,17 @@ def load_teacher(config: ConfigDict, workdir: Path) -> tuple[Teacher, Scaler, Co
                 f"the teacher in {directory} is not finished (step {checkpoints.latest_step()} of "
                 f"{settings.teacher.num_iterations}); the command that trains it goes on from there"
             )
-        action_dim = spec(settings).action_dim * settings.task.chunk
-        model = denoiser.build(settings.teacher, action_dim)
-        shapes = jax.eval_shape(
-            lambda: denoiser.init(settings.teacher, model, jax.random.key(0), example(settings)))
+        model = network(settings)
+        shapes = jax.eval_shape(lambda: denoiser.init(
+            settings.teacher, model, jax.random.key(0), example(settings, seen=False)))
         place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         which = {"last": "ema", "raw": "raw", "held_out_loss": "best"}[settings.teacher.select]
         params = checkpoints.restore_params(
             checkpoint.abstract({k: shapes for k in ("ema", "raw", "best")}, place))[which]
+    if spec(settings).images:
+        scaler = scaler._replace(encode=_encode(settings, params["encoder"]))
+        params = params["network"]
+    action_dim = spec(settings).action_dim * settings.task.chunk
     teacher = teachers.from_network(settings.teacher, params, action_dim, dtype(config),
                                     fused=sharding.count(config) == 1)
     return teacher, scaler, settings
@@ -227,12 +230,24 @@ def scaler_and_config(checkpoints: Checkpoints, what: str) -> tuple[Scaler, Conf
     """
     scaler, stored = checkpoints.restore_scaler_and_config()
     try:
-        return scaler, config_lib.from_json(stored["config"])
+        settings = config_lib.from_json(stored["config"])
     except (KeyError, config_lib.ConfigError) as error:
         raise CheckpointError(
             f"the checkpoint in {checkpoints.directory} is not of a {what} this version knows: "
             f"{error}"
         ) from error
+    if what == "student" and spec(settings).images:  # a teacher's is among its parameters
+        shapes = jax.eval_shape(lambda: vision.encoder(settings.teacher).init(
+            jax.random.key(0), example(settings, seen=False).observation.images)["params"])
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        params = checkpoints.restore_encoder(checkpoint.abstract(shapes, place))
+        scaler = scaler._replace(encode=_encode(settings, params))
+    return scaler, settings
+
+
+def _encode(settings: ConfigDict, params) -> jax.tree_util.Partial:
+    """The teacher's way of seeing, as a `Scaler` has it."""
+    return jax.tree_util.Partial(vision.encoder(settings.teacher).apply, {"params": params})
 
 
 def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) -> None:
@@ -250,6 +265,11 @@ def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) 
                 f"it is {ours!r} here; use the same, or another teacher"
             )
     theirs, ours = spec(settings), spec(config)
+    if ours.images and settings.teacher.vision != config.teacher.vision:
+        raise CheckpointError(
+            f"the teacher in {directory} sees by config.teacher.vision = "
+            f"{settings.teacher.vision.to_dict()}, but it is {config.teacher.vision.to_dict()} "
+            "here; use the same, or another teacher")
     for what in ("observation", "action"):
         a, b = (getattr(sizes, f"{what}_dim") for sizes in (theirs, ours))
         if a != b:
@@ -257,19 +277,28 @@ def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) 
                                   f"those of this run {b}; use other data, or another teacher")
 
 
-def example(config: ConfigDict) -> Batch:
-    """A batch of one, of the task's shapes, all zeros."""
+def network(config: ConfigDict):
+    """The teacher's, as it is trained."""
+    sizes = spec(config)
+    return denoiser.build(config.teacher, sizes.action_dim * config.task.chunk, dtype(config),
+                          images=bool(sizes.images))
+
+
+def example(config: ConfigDict, seen: bool = True) -> Batch:
+    """A batch of one, of the task's shapes, all zeros; `seen`: with features in place of images."""
     sizes, task = spec(config), config.task
     action = jnp.zeros((1, sizes.action_dim * task.chunk))
     if is_analytic(config):
         return Batch(jnp.zeros((1, sizes.observation_dim)), action)
     steps = jnp.zeros((1, task.window, sizes.observation_dim))
-    return Batch(
-        Context(steps, steps, jnp.ones((1, task.window), bool),
-                jnp.zeros((1, task.window - 1, sizes.action_dim)),
-                jnp.zeros((1, task.goal_length, sizes.observation_dim))),
-        action,
-    )
+    context = Context(steps, steps, jnp.ones((1, task.window), bool),
+                      jnp.zeros((1, task.window - 1, sizes.action_dim)),
+                      jnp.zeros((1, task.goal_length, sizes.observation_dim)))
+    if sizes.images:
+        images = jnp.zeros((1, task.window, *sizes.images), jnp.uint8)
+        features = jnp.zeros((1, task.window, sizes.images[0] * config.teacher.vision.width))
+        context = context.with_features(features) if seen else context._replace(images=images)
+    return Batch(context, action)
 
 
 def student(config: ConfigDict) -> MixtureOfExperts:

@@ -33,6 +33,7 @@ class SampledPolicy:
     window: int = struct.field(pytree_node=False, default=0)  # T; 0: no windows
     chunk: int = struct.field(pytree_node=False, default=1)  # H
     goal_length: int = struct.field(pytree_node=False, default=0)  # G
+    images: tuple[int, ...] = struct.field(pytree_node=False, default=())  # (C, S, S, 3)
     matmul: str = struct.field(pytree_node=False, default="highest")  # of products of float32
     sees_past_actions: bool = struct.field(pytree_node=False, default=False)
 

@@ -74,7 +74,9 @@ def announce(config: ConfigDict, workdir: Path, mesh) -> str:
     devices, processes = mesh.devices.flatten(), jax.process_count()
     split, parts = mesh.devices.shape
     lines = {
-        "task": f"{spec.name}: observation {spec.observation_dim}, action {spec.action_dim}"
+        "task": f"{spec.name}: observation {spec.observation_dim}"
+                + (" and {} images of {}×{} pixels".format(*spec.images[:3]) if spec.images else "")
+                + f", action {spec.action_dim}"
                 + (f", {spec.num_modes} modes" if spec.num_modes else ""),
         "devices": f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform})"
                    + (f" in {processes} processes" if processes > 1 else "")
@@ -108,9 +110,9 @@ def announce(config: ConfigDict, workdir: Path, mesh) -> str:
         elif settings.workdir:
             lines["teacher"] = f"from {settings.workdir}"
         else:
-            network = denoiser.build(settings, example.action.shape[-1])
+            network, shown = problem.network(config), problem.example(config, seen=False)
             size = _size(jax.eval_shape(
-                lambda: denoiser.init(settings, network, jax.random.key(0), example)))
+                lambda: denoiser.init(settings, network, jax.random.key(0), shown)))
             lines["teacher"] = (f"{describe(settings)}, {size:,} parameters, "
                                 f"{settings.num_iterations:,} iterations")
     return "\n".join(f"{name:<11} {text}" for name, text in lines.items())

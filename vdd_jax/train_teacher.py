@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -17,12 +18,13 @@ from vdd_jax import problem, sharding, training
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import noise_density, objectives, preconditioning
 from vdd_jax.core.keys import for_dropout
-from vdd_jax.data import batch_at, jitter
+from vdd_jax.data import batch_at, jitter, take
 from vdd_jax.models import denoiser
 from vdd_jax.teachers import make_schedule
 from vdd_jax.types import Batch
 
 HELD_OUT = 4_096  # windows behind the held-out loss, at most
+HELD_OUT_IMAGES = 256  # the same, where they have images
 NOISES = 4  # noises of each
 
 
@@ -105,7 +107,7 @@ def make_loss(config: ConfigDict, model):
         seen, level = preconditioning.network_input(schedule, sigma_data, x, at)
         out = model.apply(
             {"params": params}, seen, level.reshape(t.shape), batch.observation, train=train,
-            method=method, rngs={"dropout": for_dropout(key)},
+            method=method, rngs={"dropout": for_dropout(key), "crop": key},
         )
         wanted = preconditioning.target(kind, schedule, sigma_data, action, eps, at)
         return objectives.denoising(out, wanted, weight)
@@ -146,7 +148,10 @@ def make_step(config: ConfigDict, model, draw_batch=batch_at, parts: int = 1):
 def make_check(config: ConfigDict, model, held_out: Batch, key: jax.Array):
     """`check(state) → (state, metrics)`: the held-out loss of the average, and the best so far."""
     loss = make_loss(config, model)
-    held_out = jax.tree.map(lambda v: v[:: max(len(v) // HELD_OUT, 1)], held_out)
+    num, most = len(held_out.action), HELD_OUT
+    if getattr(held_out.observation, "images", None) is not None:
+        most = HELD_OUT_IMAGES
+    held_out = take(held_out, np.arange(0, num, max(num // most, 1)))
     keys = jax.random.split(key, NOISES)  # the same noises each time: losses can be compared
 
     def check(state: State):
@@ -173,7 +178,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     """
     settings = config.teacher
     data = problem.data(config)
-    model = denoiser.build(settings, data.train.action.shape[-1], problem.dtype(config))
+    model = problem.network(config)
     init_key, step_key, check_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     mesh = sharding.make_mesh(config)
@@ -182,7 +187,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         jax.device_get(data.train), mesh, config.run.split_data)
     data = data._replace(train=None)  # not a second time on the first device
     state, shardings = training.born(
-        lambda k: init(settings, model, k, problem.example(config)),
+        lambda k: init(settings, model, k, problem.example(config, seen=False)),
         lambda shapes: sharding.of_state(shapes, mesh), init_key)
     advance = training.scanned(
         make_step(settings, model, draw_batch, config.run.accumulate), shardings, donate=True)

@@ -5,6 +5,7 @@ Axis letters used in every docstring:
     B batch    T window (time steps)    Z experts    V samples per state
     A action   O observation            L length of an episode
     H chunk (actions at once)           G observations in a goal
+    C cameras   S pixels of a side      F features
 
 A leading `...` stands for any batch axes. Actions and observations inside models are *scaled*
 (see `vdd_jax.data.Scaler`); policies take and return the user's own units.
@@ -13,6 +14,7 @@ A leading `...` stands for any batch axes. Actions and observations inside model
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -25,6 +27,7 @@ class Trajectory(NamedTuple):
 
     observations: np.ndarray  # `[L, O]`
     actions: np.ndarray  # `[L, A]`
+    images: np.ndarray | None = None  # `[L, C, S, S, 3]` uint8, seen with each observation
 
 
 class TaskSpec(NamedTuple):
@@ -36,6 +39,7 @@ class TaskSpec(NamedTuple):
     num_modes: int  # behaviours over which the task's entropy is taken
     episode_limit: int = 0  # control steps; 0: the task has no episodes
     control_hz: float = 0.0
+    images: tuple[int, ...] = ()  # (C, S, S, 3), seen beside an observation; (): none
 
 
 class Context(NamedTuple):
@@ -50,6 +54,16 @@ class Context(NamedTuple):
     valid: Array  # `[..., T]` bool, which of the observations were made
     past_actions: Array  # `[..., T - 1, A]`, what followed the observations before the newest
     goal: Array  # `[..., G, O]`, observations to reach; G = 0 without goals
+    images: Array | None = None  # `[..., T, C, S, S, 3]` uint8, until their features are observed
+
+    def with_features(self, features: Array) -> "Context":
+        """What was seen in the images, `[..., T, F]`, as more observed numbers in their place."""
+        made = self.valid[..., 1:] & self.valid[..., :-1]
+        change = jnp.diff(features, axis=-2) * made[..., None]
+        change = jnp.concatenate([jnp.zeros_like(features[..., :1, :]), change], axis=-2)
+        return self._replace(
+            observations=jnp.concatenate([self.observations, features], axis=-1),
+            steps=jnp.concatenate([self.steps, change], axis=-1), images=None)
 
 
 Observation = Array | Context  # `[..., O]` where a task has neither history nor goal

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike as DType
 
 from vdd_jax.core import schedules
-from vdd_jax.models import features
+from vdd_jax.models import features, vision
 from vdd_jax.models.backbones import ACTIVATIONS
+from vdd_jax.models.seeing import Seeing
 from vdd_jax.models.transformer import StateTokens, Transformer, gelu
 from vdd_jax.types import Batch, Context, Observation
 
@@ -247,9 +248,13 @@ def _behind_batch(x, context: Context, size: int):
     return jnp.moveaxis(x.reshape(-1, *rest), 0, rank), back
 
 
-def build(config, action_dim: int, dtype: DType = jnp.float32, fused: bool = False) -> nn.Module:
+def build(config, action_dim: int, dtype: DType = jnp.float32, fused: bool = False,
+          images: bool = False) -> nn.Module:
     """The network that `config.teacher` describes; it computes in `dtype` and answers in
-    float32. `fused`: it will run on one device, where its attention may be one kernel."""
+    float32. `fused`: it will run on one device, where its attention may be one kernel. `images`:
+    its contexts have them, and it learns to see (`models/seeing.py`)."""
+    if images:
+        return Seeing(vision.encoder(config, dtype), build(config, action_dim, dtype, fused))
     shared = dict(action_dim=action_dim, width=config.width, depth=config.depth,
                   history=config.history, fourier=config.fourier, dropout=config.dropout,
                   activation=config.activation, dtype=dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike as DType
 
-CHANNELS_IN_GROUP = 16
+CHANNELS_IN_GROUP = 16  # a multiple of it are the channels of every stage
 RESNET_18 = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels, and stride of the first block
 
 
@@ -99,6 +99,13 @@ class ImageEncoder(nn.Module):
             found.append(nn.Dense(self.width, dtype=self.dtype, name=f"features_{camera}")(
                 spatial_softmax(maps)))
         return jnp.concatenate(found, axis=-1).astype(jnp.float32).reshape(*batch, -1)
+
+
+def encoder(config, dtype: DType = jnp.float32) -> ImageEncoder:
+    """That of `config.vision`; `config` is `config.teacher`. Strides are those of ResNet-18."""
+    given = config.vision
+    stages = tuple((channels, 1 if i == 0 else 2) for i, channels in enumerate(given.channels))
+    return ImageEncoder(given.width, given.crop, stages, dtype)
 
 
 def scaled(images: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@ holds)."""
 
 from vdd_jax.tasks import avoiding, kitchen, recorded, stacking, toy
 from vdd_jax.tasks.planar import aligning, block_push, pushing, sorting
+from vdd_jax.tasks.with_images import WithImages
 
 TASKS = {
     "toy": toy,
@@ -14,7 +15,11 @@ TASKS = {
     "sorting_2": sorting.SORTING_2,
     "sorting_4": sorting.SORTING_4,
     "sorting_6": sorting.SORTING_6,
+    # of the robot its commanded place; of the hand that stacks place and width
+    "sorting_image": WithImages("sorting_image", sorting.SORTING_4, 2,
+                                sorting.EPISODES_PER_CONTEXT[4]),
     "stacking": stacking,
+    "stacking_image": WithImages("stacking_image", stacking, 5, stacking.EPISODES_PER_CONTEXT),
     "kitchen": kitchen,
     "recorded": recorded,
 }

@@ -8,6 +8,7 @@ hand; shadows and reflections are left out, which cost most of the time.
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -123,6 +124,35 @@ class Renderer:
 
     def __exit__(self, *error):
         self.close()
+
+
+class Studio:
+    """Draws a model in many states at once, with a renderer in each of some threads."""
+
+    def __init__(self, model, threads: int | None = None):
+        threads = threads or len(os.sched_getaffinity(0))
+        # a renderer belongs to its thread: each has an executor of its own
+        self._threads = [ThreadPoolExecutor(1) for _ in range(threads)]
+        self._renderers = [thread.submit(Renderer, model).result() for thread in self._threads]
+
+    def draw(self, places: np.ndarray) -> np.ndarray:
+        """Coordinates `[N, Q]` → `[N, C, S, S, 3]` uint8."""
+
+        def some(renderer, share):
+            return [renderer.draw(each) for each in share]
+
+        shares = np.array_split(places, len(self._threads))
+        drawn = [thread.submit(some, *given) for thread, *given in zip(
+            self._threads, self._renderers, shares, strict=True)]
+        return np.stack([image for part in drawn for image in part.result()])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for thread, renderer in zip(self._threads, self._renderers, strict=True):
+            thread.submit(renderer.close).result()
+            thread.shutdown()
 
 
 def draw_all(model, states: np.ndarray, size: int = SIZE, cameras: tuple[str, ...] = CAMERAS

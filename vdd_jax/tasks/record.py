@@ -7,16 +7,14 @@ file, so that the same command goes on after an interruption, to the same bits. 
 `tasks/recording_file.py`; give it as config.task.demonstrations of the same task, or of the task
 'recorded'.
 
-With --images what two cameras see is drawn too (MuJoCo's tasks), into the directory FILE.images:
-for each episode a compressed file, 000000.npz and so on, with the array `images`
-`[L, 2, 96, 96, 3]` uint8, one pair for each observation: from in front of the table, and from the
-hand. Networks for images are not trained by this library yet.
+With --images, and for the tasks that are seen by cameras, what two of them see is drawn too
+(MuJoCo's tasks), into the directory FILE.images. Such a file of sorting_4 can be given to
+sorting_image, too, and one of stacking to stacking_image.
 """
 
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +24,7 @@ import numpy as np
 from vdd_jax.tasks import TASKS, avoiding, cameras
 from vdd_jax.tasks.planar import recording
 from vdd_jax.tasks.planar.physics import model_of
-from vdd_jax.tasks.recording_file import DAMAGED, Recording, read_about, write
+from vdd_jax.tasks.recording_file import DAMAGED, Recording, images_of, read_about, write
 
 SCRIPTED = sorted(["avoiding", *(n for n, task in TASKS.items() if hasattr(task, "DEMONSTRATOR"))])
 USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
@@ -41,6 +39,7 @@ def run(task: str, episodes: int, out: Path, seed: int = 0, images: bool = False
       OSError: `out` cannot be written.
       RuntimeError: the demonstrator keeps failing, or nothing can be drawn on this machine.
     """
+    images = images or bool(TASKS[task].SPEC.images)
     if images and task == "avoiding":
         raise ValueError("--images needs a task of MuJoCo, which avoiding is not")
     if episodes < 1:
@@ -55,7 +54,7 @@ def run(task: str, episodes: int, out: Path, seed: int = 0, images: bool = False
         if _about(out) == about:
             return f"{out} holds these episodes already"
         raise ValueError(f"{out} exists and holds something else; give another --out")
-    parts, drawn = out.with_name(out.name + ".parts"), out.with_suffix(".images")
+    parts, drawn = out.with_name(out.name + ".parts"), images_of(out)
     begin(parts, drawn if images else None, about)
     recorded = take(task, episodes, seed, parts, drawn if images else None)
     write(out, recorded, about)
@@ -102,23 +101,9 @@ def take(task: str, episodes: int, seed: int, parts: Path, images: Path | None) 
         show = None
         if images:
             rules = demonstrator.rules
-            show = drawing(images, stack.enter_context(
+            show = recording.drawing(images, stack.enter_context(
                 cameras.Renderer(model_of(rules.world.mjcf(rules.scene)))))
         return recording.record(demonstrator, episodes, seed, parts=parts, show=show)
-
-
-def drawing(folder: Path, renderer: cameras.Renderer):
-    """Draws an episode into a file of the folder, which is written under another name first."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def show(episode: int, states: np.ndarray) -> None:
-        images = np.stack([renderer.draw(places) for places in states])
-        unfinished = folder / f"{episode:06d}.part"
-        with unfinished.open("wb") as stream:
-            np.savez_compressed(stream, images=images)
-        os.replace(unfinished, folder / f"{episode:06d}.npz")
-
-    return show
 
 
 def _about(file: Path) -> dict | None:

@@ -8,6 +8,10 @@
 
 Observations and actions are float32, in the task's own units. A file is written under another name
 first and then renamed, so that a reader never sees half of one.
+
+What cameras saw is in the directory NAME.images beside NAME.npz: for each episode a compressed
+file, 000000.npz and so on, with the array `images` `[L, C, S, S, 3]` uint8, one of each camera for
+each observation.
 """
 
 import json
@@ -80,6 +84,32 @@ def read(file: Path) -> Recording:
     return Recording(trajectories, modes, discarded)
 
 
+def images_of(file: Path) -> Path:
+    """The directory of a recording's images."""
+    return file.with_suffix(".images")
+
+
+def read_images(file: Path, episode: int, shape: tuple[int, ...]) -> np.ndarray:
+    """What cameras saw in an episode of a recording, `[L, C, S, S, 3]` uint8.
+
+    Raises:
+      ValueError: it is not there, damaged, or not of this shape.
+    """
+    drawn = images_of(file) / f"{episode:06d}.npz"
+    try:
+        with np.load(drawn, allow_pickle=False) as stored:
+            images = stored["images"]
+    except FileNotFoundError:
+        raise ValueError(f"{drawn} is missing; vdd_jax.tasks.record --images makes recordings "
+                         "with images") from None
+    except DAMAGED as error:
+        raise ValueError(f"{drawn} cannot be read: {error}") from error
+    if images.shape != shape or images.dtype != np.uint8:
+        raise ValueError(f"{drawn} has images {images.shape} of {images.dtype}; those of the "
+                         f"episode should be {shape} of uint8")
+    return images
+
+
 def read_about(file: Path) -> dict:
     """What a file says of itself.
 
@@ -103,7 +133,8 @@ def read_of_task(file: str, spec: TaskSpec) -> Recording:
         raise
     except DAMAGED as error:
         raise ValueError(f"{file} is no recording of vdd_jax.tasks.record: {error}") from error
-    sizes = tuple(v.shape[1] for v in recording.trajectories[0])
+    first = recording.trajectories[0]
+    sizes = first.observations.shape[1], first.actions.shape[1]
     if sizes != (spec.observation_dim, spec.action_dim):
         raise ValueError(f"{file} has observations and actions of {sizes[0]} and {sizes[1]} "
                          f"numbers; those of {spec.name} have {spec.observation_dim} and "

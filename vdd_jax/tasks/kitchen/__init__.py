@@ -68,8 +68,8 @@ def rollout(actor, key, num_episodes: int, *, window: int = 1, execute_steps: in
     actions = np.zeros((n, episode_limit, JOINTS), np.float32)
     mask, events = np.zeros((n, episode_limit), bool), np.full((n, len(NAMES)), -1)
     with World(seeds, threads) as world:
-        act = acting(asking(actor, n, JOINTS, execute_steps), policy_key, world.observed, JOINTS,
-                     window, execute_steps, with_past_actions=True)
+        act = acting(asking(actor, n, JOINTS, execute_steps), policy_key, JOINTS, window,
+                     execute_steps, with_past_actions=True)
         for t in range(episode_limit):
             running = (events < 0).any(1)
             if not running.any():

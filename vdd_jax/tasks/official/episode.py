@@ -25,8 +25,7 @@ def drive(environment, ask, key, number: int, window: int, execute_steps: int) -
         and `size`, D.
     """
     seen = environment.reset()[None]
-    act = acting(ask, jax.random.fold_in(key, number), seen, environment.size, window,
-                 execute_steps)
+    act = acting(ask, jax.random.fold_in(key, number), environment.size, window, execute_steps)
     observations, actions, done, last = [], [], False, None
     while not done:
         action = act(len(actions), seen)[0]

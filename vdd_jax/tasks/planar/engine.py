@@ -5,12 +5,15 @@ policy inside is compiled. Given the key, everything is deterministic, whatever 
 threads, and every policy meets the same starts.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from vdd_jax.data import encoded
+from vdd_jax.tasks.cameras import Studio
 from vdd_jax.tasks.planar.physics import Starts, World
 from vdd_jax.tasks.planar.scene import Scene
 
@@ -50,30 +53,35 @@ class Episodes(NamedTuple):
     states: np.ndarray | None = None  # `[N, L, Q]` coordinates that each observation shows
 
 
-def play(rules: Rules, world: World, starts: Starts, act, limit: int, keep_states: bool = False
-         ) -> Episodes:
+def play(rules: Rules, world: World, starts: Starts, act, limit: int, keep_states: bool = False,
+         look=None) -> Episodes:
     """Runs episodes to their ends.
 
     Args:
       act: `(t, observations [N, O], running [N]) -> actions [N, D]`, called once per step.
       limit: control steps.
       keep_states: whether to return `states`, of which images can be drawn.
+      look: `(coordinates [N, Q], running [N]) → [N, F]`, more that `act` is shown, behind the
+        observation; None: nothing.
     """
     n, d = world.desired.shape
     seen = rules.observe(world)
-    observations = np.zeros((n, limit, seen.shape[1]), np.float32)
+    o = seen.shape[1]
+    observations = np.zeros((n, limit, o), np.float32)
     actions = np.zeros((n, limit, d), np.float32)
     mask = np.zeros((n, limit), bool)
     places, states = world.places, []
     inside = rules.inside(world)
     events = np.full(inside.shape, -1)
     success = np.zeros(n, bool)
+    if look:
+        seen = np.concatenate([seen, look(places, ~success)], 1)
     for t in range(limit):
         running = ~success
         if not running.any():
             break
         action = np.where(running[:, None], act(t, seen, running), 0.0).astype(np.float32)
-        observations[:, t], actions[:, t], mask[:, t] = seen, action, running
+        observations[:, t], actions[:, t], mask[:, t] = seen[:, :o], action, running
         if keep_states:
             states.append(places)
         command = world.command(action, running)
@@ -82,13 +90,15 @@ def play(rules: Rules, world: World, starts: Starts, act, limit: int, keep_state
         world.advance(command, running)
         if shown is None:
             shown, places = rules.observe(world), world.places
+        if look:
+            shown = np.concatenate([shown, look(places, running)], 1)
         seen = np.where(running[:, None], shown, seen)
         inside = np.where(running[:, None, None], rules.inside(world), inside)
         events[(events < 0) & inside] = t + 1
         success |= running & rules.solved(world, inside)
     steps = mask.sum(1)
     for i in np.flatnonzero(steps < limit):
-        observations[i, steps[i]:] = seen[i]
+        observations[i, steps[i]:] = seen[i, :o]
     final = np.concatenate([world.positions[..., :2], world.yaw[..., None]], -1)
     return Episodes(success, ~success, steps, rules.mode(world, events, inside),
                     np.asarray(starts.context), events, world.targets, final, observations,
@@ -97,7 +107,7 @@ def play(rules: Rules, world: World, starts: Starts, act, limit: int, keep_state
 
 def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1,
             execute_steps: int = 1, limit: int | None = None, threads: int | None = None,
-            keep_states: bool = False) -> Episodes:
+            keep_states: bool = False, encode=None) -> Episodes:
     """Episodes of a policy.
 
     Args:
@@ -108,16 +118,33 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
       limit: control steps; None: the task's.
       threads: None: one per core.
       keep_states: see `play`.
+      encode: images `[N, C, S, S, 3]` → features `[N, F]`, a `jax.tree_util.Partial`: cameras look
+        on, and the actor's observations have O + F numbers.
 
     Raises:
       ValueError: the policy returns the wrong shape, or fewer actions than `execute_steps`.
     """
-    with rules.world(rules.scene, starts, threads) as world:
+    with rules.world(rules.scene, starts, threads) as world, contextlib.ExitStack() as stack:
         n, d = world.desired.shape
-        act = acting(asking(actor, n, d, execute_steps), key, rules.observe(world), d, window,
-                     execute_steps)
+        look = encode and looking(stack.enter_context(Studio(world.model, threads)), encode, n)
+        act = acting(asking(actor, n, d, execute_steps), key, d, window, execute_steps)
         return play(rules, world, starts, lambda t, seen, running: act(t, seen),
-                    limit or rules.limit, keep_states)
+                    limit or rules.limit, keep_states, look)
+
+
+def looking(studio: Studio, encode, n: int):
+    """The `look` of `play` for n episodes: one drawing of those that run, one encoding of all."""
+    frames = None
+
+    def look(places: np.ndarray, running: np.ndarray) -> np.ndarray:
+        nonlocal frames
+        drawn = studio.draw(places[running])
+        if frames is None:
+            frames = np.zeros((n, *drawn.shape[1:]), np.uint8)
+        frames[running] = drawn
+        return np.asarray(encoded(frames, encode))
+
+    return look
 
 
 def in_contexts(rules: Rules, draw_contexts, begin, episodes_per_context: int):
@@ -130,7 +157,8 @@ def in_contexts(rules: Rules, draw_contexts, begin, episodes_per_context: int):
 
     def in_context(actor, key: jax.Array, num_episodes: int, *, window: int = 1,
                    execute_steps: int = 1, contexts: np.ndarray | None = None,
-                   episode_limit: int | None = None, threads: int | None = None) -> Episodes:
+                   episode_limit: int | None = None, threads: int | None = None,
+                   encode=None) -> Episodes:
         """Runs a policy in closed loop; see `engine.rollout`. `contexts` are those that the task
         reads, or, None, are drawn from `key`."""
         start_key, policy_key = split(key)
@@ -138,7 +166,7 @@ def in_contexts(rules: Rules, draw_contexts, begin, episodes_per_context: int):
             contexts = draw_contexts(generator_of(start_key),
                                      max(1, num_episodes // episodes_per_context))
         return rollout(rules, actor, policy_key, begin(contexts, num_episodes), window,
-                       execute_steps, episode_limit, threads)
+                       execute_steps, episode_limit, threads, encode=encode)
 
     return in_context
 
@@ -150,29 +178,28 @@ def asking(actor, n: int, action_dim: int, execute_steps: int = 1):
         actor(history, valid, jax.random.fold_in(key, t), *past), n, action_dim, execute_steps))
 
 
-def acting(ask, key: jax.Array, first: np.ndarray, action_dim: int, window: int = 1,
-           execute_steps: int = 1, with_past_actions: bool = False):
+def acting(ask, key: jax.Array, action_dim: int, window: int = 1, execute_steps: int = 1,
+           with_past_actions: bool = False):
     """A policy for a loop outside JAX: `act(t, seen [N, O]) → actions [N, D]`, called at every
     step t = 0, 1, …; the window, the chunk under way and past actions are kept in it.
 
     Args:
       ask: of `asking`.
-      first: `[N, O]`, the first observations.
       with_past_actions: the policy takes `[N, T − 1, D]`, what was done before the newest
         observation, as a fourth argument; 0 before the episode.
 
     The others as of `rollout`.
     """
-    n = len(first)
-    history = np.repeat(np.asarray(first, np.float32)[:, None], window, 1)
-    valid = np.zeros((n, window), bool)
-    past = np.zeros((n, window - 1, action_dim), np.float32)
-    chunk = None
+    history = valid = past = chunk = None
 
     def act(t: int, seen: np.ndarray) -> np.ndarray:
         nonlocal history, valid, past, chunk
-        if t:
-            history = np.concatenate([history[:, 1:], seen[:, None].astype(np.float32)], 1)
+        n, newest = len(seen), seen[:, None].astype(np.float32)
+        if not t:
+            history = np.repeat(newest, window, 1)
+            valid = np.zeros((n, window), bool)
+            past = np.zeros((n, window - 1, action_dim), np.float32)
+        history = np.concatenate([history[:, 1:], newest], 1)
         valid = np.concatenate([valid[:, 1:], np.ones((n, 1), bool)], 1)
         if t % execute_steps == 0:
             chunk = np.asarray(ask(history, valid, key, t // execute_steps,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vdd_jax.metrics import Log
+from vdd_jax.tasks.cameras import Renderer
 from vdd_jax.tasks.planar import engine
 from vdd_jax.tasks.planar.physics import Starts, simulator
 from vdd_jax.tasks.planar.skills import View
@@ -155,6 +156,20 @@ def record(demonstrator: Demonstrator, num_episodes: int, seed: int = 0,
     return join(chunks)
 
 
+def drawing(folder: Path, renderer: Renderer):
+    """Draws an episode into a file of the folder, which is written under another name first."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def show(episode: int, states: np.ndarray) -> None:
+        images = np.stack([renderer.draw(places) for places in states])
+        unfinished = folder / f"{episode:06d}.part"
+        with unfinished.open("wb") as stream:
+            np.savez_compressed(stream, images=images)
+        os.replace(unfinished, folder / f"{episode:06d}.npz")
+
+    return show
+
+
 def _finished(file: Path) -> Recording | None:
     try:
         return read(file)
@@ -168,9 +183,10 @@ def cache_directory() -> Path:
     return Path(root) / "vdd_jax" / "demonstrations"
 
 
-def cache_file(demonstrator: Demonstrator, episodes_per_mode: int, seed: int) -> Path:
+def cache_file(demonstrator: Demonstrator, episodes_per_mode: int, seed: int,
+               images: bool = False) -> Path:
     """The file of a recording."""
-    total = f"{episodes_per_mode}x{demonstrator.num_modes}"
+    total = f"{episodes_per_mode}x{demonstrator.num_modes}" + "-images" * images
     return cache_directory() / f"{identity(demonstrator, seed)}-{total}.npz"
 
 

@@ -195,8 +195,10 @@ class Sorting:
                                   EPISODES_PER_CONTEXT[self.num_boxes])
 
     def score(self, episodes: Episodes) -> dict:
-        """`scores.rates`, and `entropy`: mean over contexts with success, log base of modes."""
+        """`scores.rates`, `entropy`: mean over contexts with success, log base of modes, and
+        `delivered`: share of the boxes that have been in their region."""
         found = scores.rates(episodes, self.NUM_MODES)
+        found["delivered"] = float(np.mean(own(episodes.events) >= 0))
         found["entropy"] = scores.entropy_per_context(episodes, self.NUM_MODES, drop_failed=True)
         return found
 

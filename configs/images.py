@@ -1,0 +1,41 @@
+"""Tasks seen by two cameras (`pip install 'vdd_jax[sim]'`): demonstrations → teacher → student.
+
+    python -m vdd_jax.main --config=configs/images.py              sorting four boxes
+    python -m vdd_jax.main --config=configs/images.py:stacking     stacking three
+    python -m vdd_jax.main --config=configs/images.py:small        sorting, a network for a CPU
+    python -m vdd_jax.main --config=configs/images.py:smoke        for tests
+
+A ResNet-18 for each camera learns with the teacher; the student takes it over, and what it sees is
+encoded once. The scripted demonstrator is recorded and drawn once to the user's cache, 54 KiB a
+step, and all of it is held in memory: 60 demonstrations for each of six modes are about 5 GiB, as
+are 30 of stacking. The settings are those of `configs/planar.py`, and of the encoder those of D3IL
+(AdamW, 1e-4, weight decay 1e-6, crops); they have not been tuned. For a GPU, but for `small`.
+"""
+
+import runpy
+from pathlib import Path
+
+
+def get_config(variant: str = ""):
+    if variant not in ("", "stacking", "small", "smoke"):
+        raise ValueError(f"configs/images.py has the variants stacking, small and smoke, not "
+                         f"{variant!r}")
+    planar = runpy.run_path(str(Path(__file__).with_name("planar.py")))["get_config"]
+    config = planar("smoke" if variant == "smoke" else "")
+    config.task.update(name="sorting_image", episodes_per_mode=60, goal_length=0)
+    config.teacher.update(fourier=0, learning_rate=1e-4, weight_decay=1e-6, batch_size=256)
+    config.student.fourier = 0
+    if variant == "stacking":
+        config.task.update(name="stacking_image", episodes_per_mode=30)
+    elif variant == "small":
+        config.task.episodes_per_mode = 10
+        config.teacher.update(batch_size=64, learning_rate=5e-4, num_iterations=6_000)
+        config.teacher.vision.update(channels=(16, 32, 64), width=32)
+        config.distill.num_iterations = 5_000
+        config.evaluate.num_episodes = 36
+    elif variant == "smoke":
+        config.task.update(episodes_per_mode=1, window=2)
+        config.teacher.batch_size = 8
+        config.teacher.vision.update(channels=(16,), width=4)
+        config.evaluate.update(num_episodes=1, teacher_steps=())
+    return config
