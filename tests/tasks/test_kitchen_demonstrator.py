@@ -31,7 +31,7 @@ def test_every_subtask_is_solved(singles):
 def test_what_is_kept_is_what_was_done(singles):
     """Observations before actions, the actions in their range, the end as it was left."""
     for i in np.flatnonzero(singles.good)[:4]:
-        observations, actions = singles.trajectories[i]
+        observations, actions, _ = singles.trajectories[i]
         assert len(observations) == len(actions) <= 150 and np.abs(actions).max() <= 1
         assert solved(observations[-1])[singles.orders[i, 0]] and not solved(observations[0]).any()
 

@@ -65,7 +65,7 @@ def test_yaw_does_not_jump():
 def test_a_recording_is_read_into_the_layout_of_the_task(tmp_path):
     write(tmp_path, record())
     (trajectory,) = stacking.read(tmp_path)
-    observations, actions = trajectory
+    observations, actions, _ = trajectory
     assert observations.shape == (5, 17) and actions.shape == (5, 5)
     assert observations.dtype == actions.dtype == np.float32
     pose = hand_pose(record()["robot"]["des_j_pos"])
