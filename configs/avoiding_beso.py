@@ -74,6 +74,7 @@ def _published_distillation(config):
     distill.window = "joint"
     distill.bound = "published"
     distill.entropy = "closed"
+    distill.num_iterations = 20_001
     distill.batch_size = 1024
     distill.expert_steps = 2
     distill.learning_rate = distill.gating_learning_rate = 1e-4

@@ -4,10 +4,12 @@ import importlib.util
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 from vdd_jax import config as config_lib
-from vdd_jax import evaluate_closed_loop, open_loop, stages
+from vdd_jax import evaluate_closed_loop, noise_levels, open_loop, problem, stages, teachers
+from vdd_jax.models import denoiser
 
 pytest_plugins = "smoke_run"
 
@@ -23,12 +25,18 @@ def load(path):
 
 
 def variants(path):
-    """The variants of which the docstring gives a command; '' is the file itself."""
-    found = re.findall(rf"--config=configs/{path.name}(?::(\w+))?", load(path).__doc__)
-    return sorted(set(found))
+    """The variants of which the docstring gives a command; '' is the file itself, TASK_… one for
+    each task."""
+    module = load(path)
+    found = set(re.findall(rf"--config=configs/{path.name}(?::(\w+))?", module.__doc__))
+    general = {variant for variant in found if variant.startswith("TASK_")}
+    each = {name for name in getattr(module, "TASKS", ()) for variant in general
+            if name.endswith(variant.removeprefix("TASK"))}
+    return sorted((found - general) | each)
 
 
 NAMED = [(path, variant) for path in FILES for variant in variants(path)]
+SMOKE = [(path, variant) for path, variant in NAMED if variant.startswith("smoke")]
 
 
 def test_there_are_configs():
@@ -43,19 +51,46 @@ def test_the_docstring_gives_the_commands(path):
     for base in re.findall(r'with_name\("([\w.]+)"\)', text):  # a file that it starts from
         text += path.with_name(base).read_text()
     known = set(re.findall(r'variant == "(\w+)"', text))
+    for several in re.findall(r"variant in (\([^)]+\))", text):
+        known |= set(re.findall(r'"(\w+)"', several))
     known |= set(getattr(load(path), "TASKS", ()))  # a variant for each
-    assert set(variants(path)) == known | {""} and "smoke" in known
+    assert set(variants(path)) == known | {""} and any(v.startswith("smoke") for v in known)
 
 
 @pytest.mark.parametrize("path, variant", NAMED, ids=lambda v: getattr(v, "stem", v or "itself"))
 def test_every_variant_is_valid(path, variant):
     """It has all keys and no others, and says the same again through JSON."""
-    config = load(path).get_config(variant)
-    if config.task.name == "recorded":
-        config.task.demonstrations = "a file"  # which the user has to give
+    config = configuration(path, variant)
     config_lib.validate(config)
     again = config_lib.from_json(config_lib.to_json(config))
     assert config_lib.differences(config, again) == []
+
+
+def configuration(path, variant):
+    config = load(path).get_config(variant)
+    if config.task.name == "recorded":  # which the user has to give
+        config.task.update(demonstrations="a file", observation_dim=3, action_dim=2)
+    return config
+
+
+@pytest.mark.parametrize("path, variant", NAMED, ids=lambda v: getattr(v, "stem", v or "itself"))
+def test_every_variant_builds(path, variant):
+    """Teacher and student fit the task, and their noise each other; nothing is recorded."""
+    config = configuration(path, variant)
+    shown, key = problem.example(config), jax.random.key(0)
+    student = jax.eval_shape(
+        lambda: problem.student(config).init_with_output(key, shown.observation)[0])
+    assert student.means.shape == (1, config.student.num_experts, shown.action.shape[-1])
+    if problem.is_analytic(config):
+        return
+    size = problem.spec(config).action_dim * config.task.chunk
+    network = denoiser.build(config.teacher, size)
+    params = jax.eval_shape(lambda: denoiser.init(config.teacher, network, key, shown))
+    teacher = teachers.from_network(config.teacher, params, size)
+    noise_levels.check_noise(config.distill.noise, teacher)
+    drawn = jax.eval_shape(lambda params: teachers.sample(
+        teacher.of(params), config.teacher, shown.observation, key, (1,), size), params)
+    assert drawn.shape == (1, size)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -66,10 +101,11 @@ def test_an_unknown_variant_is_refused(path):
 
 
 # of recorded.py tests/test_recorded_run.py, with data
-@pytest.mark.parametrize("path", [f for f in FILES if f.stem != "recorded"], ids=lambda p: p.stem)
-def test_smoke_variants_run(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path, variant", [pair for pair in SMOKE if pair[0].stem != "recorded"],
+                         ids=lambda v: getattr(v, "stem", v))
+def test_smoke_variants_run(path, variant, tmp_path, monkeypatch):
     """From nothing to a report with finite numbers (of fewer samples than a user's)."""
-    if path.stem in ("planar", "stacking"):
+    if path.stem in ("planar", "stacking", "published"):
         pytest.importorskip("mujoco", reason="the sim extra is not installed")
     if path.stem == "kitchen":
         pytest.importorskip("gymnasium_robotics", reason="the kitchen extra is not installed")
@@ -78,7 +114,7 @@ def test_smoke_variants_run(path, tmp_path, monkeypatch):
     for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8), ("FLOW_SAMPLES", 4),
                         ("FLOW_STEPS", 4)):
         monkeypatch.setattr(open_loop, name, value)
-    report = stages.run(load(path).get_config("smoke"), tmp_path / "run")
+    report = stages.run(load(path).get_config(variant), tmp_path / "run")
     numbers = [v for v in report["student"].values() if isinstance(v, (int, float))]
     assert len(numbers) > 5 and all(abs(v) < 1e6 for v in numbers)
     assert (tmp_path / "run" / "report.json").exists()
