@@ -12,7 +12,7 @@ import render
 import runs as runs_lib
 from options import finish, parse
 from runs import Run
-from tasks import DISTIL_ANEW
+from tasks import DISTIL_ANEW, PRINTED
 
 BASES = {
     "recommended": (),
@@ -131,16 +131,18 @@ def main(argv: list[str]) -> None:
             parts.append(why)
         else:
             parts.append(f"![{task}, {family} teacher]({name})")
-        parts += _tables(cells)
+        parts += _tables(cells, PRINTED.get(task, ()))
     said = ["mean ± standard deviation over seeds (number of seeds). " + measures.EXPLAINED,
             EXPLAINED, *render.notes(asked, needed, list(reports.values()))]
     render.write(asked.out, asked.name, parts, said, {"seeds": asked.seeds, "ablations": record})
 
 
-def _tables(cells: dict) -> list[str]:
-    labels = [measures.MEASURES[name].label for name in SHOWN]
+def _tables(cells: dict, more) -> list[str]:
+    """One a panel; `more`: measures that the task alone has."""
+    names = (*SHOWN[:1], *more, *SHOWN[1:])
+    labels = [measures.MEASURES[name].label for name in names]
     return [render.table([title, *labels], (
-        [f"**{label}**" if bar["base"] else label, *(measures.shown(bar, n) for n in SHOWN)]
+        [f"**{label}**" if bar["base"] else label, *(measures.shown(bar, n) for n in names)]
         for label, bar in bars.items())) for title, bars in cells.items()]
 
 

@@ -15,7 +15,7 @@ import render
 import runs as runs_lib
 from options import finish, parse
 from runs import Run
-from tasks import METHODS, VDD
+from tasks import METHODS, PRINTED, VDD
 
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text())
 
@@ -77,17 +77,24 @@ def runs_of(asked, columns: dict[str, Column]) -> list[Run]:
     return needed
 
 
+def printed_names(task: str) -> dict[str, str]:
+    """Measure → what `paper.json` calls it."""
+    return PRINTED.get(task, {"success": task})
+
+
 def collect(asked, columns: dict[str, Column], reports: dict[Run, dict]) -> dict:
-    """Task → column → what `measures.of_actor` says, with `paper` where it has a number."""
+    """Task → column → what `measures.of_actor` says, with `paper`: measure → what it prints."""
     found = {}
     for task in asked.tasks:
         found[task] = {}
         for key, column in columns.items():
             mine = [report for run, report in reports.items()
                     if (run.task, run.family, run.method) == (task, column.family, column.method)]
+            printed = PAPER[asked.table].get(key, {})
             found[task][key] = {
                 "title": column.title, **measures.of_actor(mine, column.actor),
-                "paper": PAPER[asked.table].get(key, {}).get(task)}
+                "paper": {name: printed[called] for name, called in printed_names(task).items()
+                          if called in printed}}
     return found
 
 
@@ -95,14 +102,10 @@ def markdown(asked, columns: dict[str, Column], found: dict) -> list[str]:
     """The table in its parts."""
     header = ["", *(column.title for column in columns.values())]
     parts = [f"# {TITLES[asked.table]}"]
-    for letter, name in zip("ab", measures.CLOSED_LOOP, strict=True):
-        rows = []
-        for task, cells in found.items():
-            rows.append([task, *(measures.shown(cell, name) for cell in cells.values())])
-            if name == "success":
-                rows.append([f"{task}, paper",
-                             *(measures.of_paper(cell["paper"]) for cell in cells.values())])
-        label = measures.MEASURES[name].label
+    for letter, (first, of) in zip("ab", measures.CLOSED_LOOP.items(), strict=True):
+        rows = [row for task, cells in found.items() for name in of
+                for row in _rows(task, cells, name, name == first)]
+        label = of[first].label
         parts += [f"## ({letter}) {label.capitalize()}", render.table(header, rows)]
     for task, cells in found.items():
         rows = [[measures.MEASURES[name].label,
@@ -110,6 +113,20 @@ def markdown(asked, columns: dict[str, Column], found: dict) -> list[str]:
                 for name in measures.BESIDE]
         parts += [f"## Beside it: {task}", render.table(header, rows)]
     return parts
+
+
+def _rows(task: str, cells: dict, name: str, always: bool) -> list[list[str]]:
+    """Of one measure: what was found, and below it what the paper prints; none where it is not
+    there, unless `always`."""
+    printed = any(name in cell["paper"] for cell in cells.values())
+    if not always and not printed and not any(name in cell for cell in cells.values()):
+        return []
+    title = task if always else f"{task}, {measures.MEASURES[name].label}"
+    rows = [[title, *(measures.shown(cell, name) for cell in cells.values())]]
+    if printed:
+        rows.append([f"{title}, paper",
+                     *(measures.of_paper(cell["paper"].get(name)) for cell in cells.values())])
+    return rows
 
 
 def main(argv: list[str]) -> None:
@@ -127,7 +144,7 @@ def main(argv: list[str]) -> None:
     reports = {run: report for run in needed if (report := runs_lib.read(run, asked.place))}
     found = collect(asked, columns, reports)
     said = ["mean ± standard deviation over seeds (number of seeds). " + measures.EXPLAINED,
-            f"Paper: {PAPER['source']}; {PAPER['note']}",
+            f"Paper: {PAPER['source']}; {PAPER['metric']}; {PAPER['note']}",
             *render.notes(asked, needed, list(reports.values()))]
     render.write(asked.out, asked.name, markdown(asked, columns, found), said,
                  {"table": table, "seeds": asked.seeds, "tasks": found,
