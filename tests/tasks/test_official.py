@@ -13,9 +13,10 @@ import pytest
 from vdd_jax import closed_loop, config_keys
 from vdd_jax import config as config_lib
 from vdd_jax.tasks import TASKS, official
-from vdd_jax.tasks.official import block_push, d3il
+from vdd_jax.tasks.official import block_push, d3il, stacking
 from vdd_jax.tasks.official.episode import Steps, padded
 from vdd_jax.tasks.planar.sorting import orders
+from vdd_jax.tasks.stacking.kinematics import hand_pose, joints_at
 
 KEY = jax.random.key(0)
 
@@ -161,7 +162,108 @@ def test_modes_of_pushing():
     assert [d3il.mode_of("pushing", m) for m in (0, 1, 2, 3, -1)] == [0, 3, 1, 2, -1]
 
 
-@pytest.mark.parametrize("task", ["avoiding", "block_push"])
+READY = joints_at(np.array([0.525, 0.0, 0.3, 0.0]),  # where the benchmark begins
+                  np.pi / 4 * np.array([0, -1, 0, -3, 0, 2, 1]))
+
+
+class Arm(Rod):
+    """D3IL's stacking: joints and width apart from the 12 numbers of the boxes."""
+
+    modes = ("", "b", "br", "brg", "brg")  # after each step; then success, then done
+
+    def robot_state(self):
+        return np.append(READY, 0.0791), READY, np.zeros(4)
+
+    def observe(self):
+        return np.arange(12.0, dtype=np.float32) + self.count
+
+    def step(self, command):
+        self.commands.append(command)
+        self.count += 1
+        return self.observe(), 0, self.count == len(self.modes), {
+            "mode": self.modes[self.count - 1], "success": self.count > 3}
+
+
+def stacking_arm(monkeypatch, **more):
+    return environment(monkeypatch, "stacking", None, **{**Arm.__dict__, **more})
+
+
+def test_stacking_commands_are_joints_of_the_moved_pose(monkeypatch, capsys):
+    """From those commanded last; the policy sees poses; a width opens or closes."""
+    made, seen = stacking_arm(monkeypatch), []
+    move = jnp.array([0.01, -0.005, -0.02, 0.03, 0.079])
+
+    def watch(history, valid, key):
+        jax.debug.callback(lambda h: seen.append(np.array(h)), history, ordered=True)
+        return move.at[4].set(jnp.where(history[0, -1, 5] > 1.5, 0.02, 0.079))[None, None]
+
+    episodes, _ = closed_loop.run(config_of("stacking"), watch, KEY, 2)
+    jax.effects_barrier()
+    assert capsys.readouterr().out == ""
+    (simulator,) = made.made
+    assert simulator.arguments == {"max_steps_per_episode": 1000}
+    assert simulator.resets == [{"random": True, "context": None}] * 2
+    commands = np.array(simulator.commands)
+    assert commands.shape == (10, 8)
+    start = hand_pose(READY[None])[0]
+    np.testing.assert_allclose(hand_pose(commands[:5, :7]),
+                               start + np.arange(1, 6)[:, None] * np.array(move[:4]), atol=1e-6)
+    np.testing.assert_allclose(commands[:5, 7], [0.08, 0.08, 0.06, 0.06, 0.06])
+    np.testing.assert_allclose(commands[5:], commands[:5], atol=1e-6)  # another episode
+    np.testing.assert_allclose(seen[0][0, 1], [*start, 0.08, *range(12)], atol=1e-6)
+    np.testing.assert_allclose(seen[3][0, 1], [*(start + 3 * move[:4]), 0.06, *range(3, 15)],
+                               atol=1e-6)
+    np.testing.assert_allclose(episodes.actions[0, :, :4], np.tile(move[:4], (5, 1)), atol=1e-7)
+    np.testing.assert_allclose(
+        TASKS["stacking"].past_actions(episodes.observations[0])[:, :4],
+        np.tile(move[:4], (4, 1)), atol=1e-6)
+
+
+def test_commands_of_stacking_stay_above_the_table(monkeypatch):
+    made = stacking_arm(monkeypatch)
+    ran = official.rollout(config_of("stacking").task,
+                           lambda h, v, k: jnp.full((1, 1, 5), -0.5).at[..., :2].set(0), KEY, 1)
+    low = np.array(TASKS["stacking"].RULES.scene.bounds[0])
+    np.testing.assert_allclose(ran.observations[0, -1, 2:4], [low[2], 4 * -0.5], atol=1e-6)
+    poses = hand_pose(np.array(made.made[0].commands)[:, :7])
+    np.testing.assert_allclose(poses[1:, 2], low[2], atol=1e-6)
+
+
+def test_scores_of_stacking(monkeypatch):
+    """Orders by the simulator's letters, for one, two and three boxes."""
+    still = lambda h, v, k: jnp.zeros((1, 1, 5))  # noqa: E731
+    stacking_arm(monkeypatch)
+    ran = official.rollout(config_of("stacking").task, still, KEY, 2)
+    assert ran.events[0, :, 0].tolist() == [3, 4, 2] and ran.mode.tolist() == [4, 4]
+    np.testing.assert_allclose(ran.final_boxes[0, 1], [9, 10, np.arctan(12)], atol=1e-6)
+    found = TASKS["stacking"].score(ran)
+    assert (found["success"], found["success_1"], found["success_2"]) == (1.0, 1.0, 1.0)
+    stacking_arm(monkeypatch, modes=("", "g", "g"), step=lambda self, command: (
+        *Arm.step(self, command)[:3], {"mode": self.modes[self.count - 1], "success": False}))
+    found = TASKS["stacking"].score(official.rollout(config_of("stacking").task, still, KEY, 1))
+    assert (found["success"], found["success_1"], found["success_2"]) == (0.0, 1.0, 0.0)
+
+
+def test_contexts_of_stacking_go_to_the_simulator_as_they_are(monkeypatch, tmp_path):
+    made = stacking_arm(monkeypatch)
+    pose = [np.array([0.4, -0.2, 30.0], np.float32), np.array([1.0, 0, 0, 0])]
+    (tmp_path / "test_contexts.pkl").write_bytes(pickle.dumps([(pose,) * 4] * 2))
+    ran = official.rollout(config_of("stacking", contexts=str(tmp_path)).task,
+                           lambda h, v, k: jnp.zeros((1, 1, 5)), KEY, 3)
+    assert ran.context.tolist() == [0, 1, 0]
+    assert [how["random"] for how in made.made[0].resets] == [False] * 3
+    assert all(len(how["context"]) == 4 for how in made.made[0].resets)
+
+
+def test_the_benchmarks_layout_of_stacking():
+    """Joints, width and boxes, 20 numbers, become a pose, a width and boxes, 17."""
+    state = np.concatenate([READY, [0.0751], np.arange(12.0)])
+    np.testing.assert_allclose(stacking.ours(state),
+                               [*hand_pose(READY[None])[0], 0.08, *range(12)])
+    assert stacking.ours(np.concatenate([READY, [0.075], np.arange(12.0)]))[4] == 0.06
+
+
+@pytest.mark.parametrize("task", ["avoiding", "block_push", "stacking"])
 def test_a_missing_simulator_says_how_to_get_it(task):
     with pytest.raises(ImportError, match="put a checkout of .*PYTHONPATH"):
         official.rollout(config_of(task).task, right, KEY, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from vdd_jax.tasks import stacking
 from vdd_jax.tasks.avoiding.reader import read_pickle
-from vdd_jax.tasks.stacking.kinematics import hand_pose
+from vdd_jax.tasks.stacking.kinematics import LIMITS, hand_pose, joints_at
 
 READY = np.array([0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4])
 
@@ -60,6 +60,24 @@ def test_yaw_does_not_jump():
     turning[:, 6] = np.linspace(-2.8, 2.8, 40)
     turning[:, 0] = np.linspace(2.8, -2.8, 40)
     assert np.abs(np.diff(hand_pose(turning)[:, 3])).max() < 0.3
+
+
+def test_joints_of_a_pose():
+    """Back to the pose, down, near the joints before, and within their limits."""
+    rng, joints = np.random.default_rng(0), READY
+    pose = hand_pose(joints[None])[0]
+    for _ in range(60):
+        goal = np.clip(pose + rng.uniform(-1, 1, 4) * [0.02, 0.02, 0.02, 0.1],
+                       [0.35, -0.25, 0.05, -1.5], [0.65, 0.25, 0.45, 1.5])
+        found = joints_at(goal, joints)
+        np.testing.assert_allclose(hand_pose(found[None])[0], goal, atol=1e-7)
+        # down: a turn of the last joint is a turn about the vertical alone
+        turned = hand_pose((found + [0, 0, 0, 0, 0, 0, 0.1])[None])[0]
+        np.testing.assert_allclose(turned, goal - [0, 0, 0, 0.1], atol=1e-7)
+        assert np.abs(found - joints).max() < 0.25
+        pose, joints = goal, found
+    far = joints_at(np.array([2.0, 0.0, 0.3, 0.0]), READY)
+    assert np.isfinite(far).all() and (far >= LIMITS[0]).all() and (far <= LIMITS[1]).all()
 
 
 def test_a_recording_is_read_into_the_layout_of_the_task(tmp_path):

@@ -4,13 +4,14 @@
 an episode) and need old packages, which is why they are not what this library uses by itself. The
 episodes come back in the form of the task's own simulator, so that scores and reports are the same.
 
-* D3IL (`d3il.py`: avoiding, pushing, aligning, sorting): a checkout of ALRhub/d3il.
+* D3IL (`d3il.py`: avoiding, pushing, aligning, sorting; `stacking.py`): a checkout of ALRhub/d3il.
 * Block push (`block_push.py`): a checkout of intuitive-robots/beso.
 """
 
-from vdd_jax.tasks.official import block_push, d3il
+from vdd_jax.tasks.official import block_push, d3il, stacking
 
-SIMULATORS = {**{name: d3il for name in d3il.TASKS}, "block_push": block_push}
+SIMULATORS = {**{name: d3il for name in d3il.TASKS}, "stacking": stacking,
+              "block_push": block_push}
 
 
 def about(task) -> str:

@@ -32,6 +32,8 @@ ENVIRONMENTS = {  # task → module, class, its arguments, numbers of a command 
                         2) for n, most in ((2, 500), (4, 700), (6, 1200))},
 }
 TASKS = tuple(ENVIRONMENTS)
+ENVIRONMENTS["stacking"] = (  # driven by stacking.py
+    "stacking", "CubeStacking_Env", {"max_steps_per_episode": 1000}, 5)
 PUSHED = (0, 3, 1, 2)  # the simulator's modes of pushing → 2 · first box + its target
 WAYS = (2, 3, 4)  # through each row of avoiding; the simulator's code has one bit for each
 
