@@ -30,6 +30,7 @@ def get_config(variant: str = ""):
     _published_networks(config)
     config.distill.noise.low, config.distill.noise.high = 0.1, 1.0
     if variant == "paper":
+        config.teacher.update(gelu="erf", positions="first")  # as its checkpoints
         _published_distillation(config)
         config.distill.noise.kind = "uniform"
         config.distill.noise.low, config.distill.noise.high = 0.2, 0.5

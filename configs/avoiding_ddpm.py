@@ -29,5 +29,6 @@ def get_config(variant: str = ""):
     # t = 0 is σ/α = .2 and t = 7 pure noise: the range of the chain but its last step
     config.distill.noise.update(low=0.21, high=3.0)
     if variant == "paper":
+        teacher.noise_embedding = "sinusoidal"
         config.distill.noise.update(kind="discrete", steps=(1, 2, 3, 4))
     return config

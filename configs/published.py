@@ -90,7 +90,7 @@ BESO = {  # task → its BESO teacher, its noise levels
 }
 STEPS = {"aligning": (4,)}  # task → those of the chain at which it is distilled
 OTHERS = (2, 3, 4, 5, 6)
-# largest scaled action; of sorting it is below Avoiding's 3, of kitchen not known
+# largest scaled action; of sorting_2 and sorting_4 it is below Avoiding's 3, of kitchen not known
 CLIPS = {"pushing": 3.5, "aligning": 5.2, "stacking": 3.8, "block_push": 1.0, "kitchen": 5.0}
 TASKS = tuple(f"{task}_{family}" for task in BOTH for family in ("beso", "ddpm"))
 
