@@ -111,7 +111,7 @@ def test_an_unknown_variant_is_refused(path):
                          ids=lambda v: getattr(v, "stem", v))
 def test_smoke_variants_run(path, variant, tmp_path, monkeypatch):
     """From nothing to a report with finite numbers (of fewer samples than a user's)."""
-    if path.stem in ("planar", "stacking", "published"):
+    if path.stem in ("planar", "stacking", "published", "images"):
         pytest.importorskip("mujoco", reason="the sim extra is not installed")
     if path.stem == "kitchen":
         pytest.importorskip("gymnasium_robotics", reason="the kitchen extra is not installed")
