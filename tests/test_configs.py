@@ -7,9 +7,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from smoke_run import less_is_measured
 
 from vdd_jax import config as config_lib
-from vdd_jax import evaluate_closed_loop, noise_levels, open_loop, problem, stages, teachers
+from vdd_jax import noise_levels, problem, stages, teachers
 from vdd_jax.models import denoiser
 
 pytest_plugins = "smoke_run"
@@ -106,20 +107,18 @@ def test_an_unknown_variant_is_refused(path):
         load(path).get_config("smok")
 
 
-# of recorded.py tests/test_recorded_run.py, with data
-@pytest.mark.parametrize("path, variant", [pair for pair in SMOKE if pair[0].stem != "recorded"],
-                         ids=lambda v: getattr(v, "stem", v))
+# of recorded.py tests/test_recorded_run.py, with data, and of images.py tests/test_images.py
+@pytest.mark.parametrize(
+    "path, variant", [pair for pair in SMOKE if pair[0].stem not in ("recorded", "images")],
+    ids=lambda v: getattr(v, "stem", v))
 def test_smoke_variants_run(path, variant, tmp_path, monkeypatch):
     """From nothing to a report with finite numbers (of fewer samples than a user's)."""
-    if path.stem in ("planar", "stacking", "published", "images"):
+    if path.stem in ("planar", "stacking", "published"):
         pytest.importorskip("mujoco", reason="the sim extra is not installed")
     if path.stem == "kitchen":
         pytest.importorskip("gymnasium_robotics", reason="the kitchen extra is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)
-    for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8), ("FLOW_SAMPLES", 4),
-                        ("FLOW_STEPS", 4)):
-        monkeypatch.setattr(open_loop, name, value)
+    less_is_measured(monkeypatch)
     report = stages.run(load(path).get_config(variant), tmp_path / "run")
     numbers = [v for v in report["student"].values() if isinstance(v, (int, float))]
     assert len(numbers) > 5 and all(abs(v) < 1e6 for v in numbers)
