@@ -49,6 +49,9 @@ class Velocity(torch.nn.Module):
             torch.nn.Linear(11, width), torch.nn.SiLU(), torch.nn.Linear(width, width),
             torch.nn.SiLU(), torch.nn.Linear(width, width), torch.nn.SiLU(),
             torch.nn.Linear(width, 2))
+        for layer in self.layers[::2]:  # from PyTorch's own, smaller weights it stays blurred
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            torch.nn.init.zeros_(layer.bias)
 
     def forward(self, x, observation, t):
         return self.layers(ring.embed(torch, x, observation, t))
@@ -114,7 +117,7 @@ def main():
     teacher = teachers.from_function(as_jax(model), SCHEDULE, "velocity", differentiable=False,
                                      description="VP diffusion, a PyTorch module")
     config = ring.configuration(data, num_iterations=20 if smoke else 2_000)
-    config.teacher.sampler.update(kind="heun", num_steps=10, spacing="time")
+    config.teacher.sampler.update(kind="heun", num_steps=20, spacing="time")
     config.distill.teacher_actions = 20_000
     if smoke:
         ring.shrink(config)

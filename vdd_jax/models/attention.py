@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vdd_jax.models import short_attention
+from vdd_jax.models.backbones import wide
 
 _NEVER = -1e9  # a logit that leaves no weight
 _FEW = 16  # tokens, up to which a CUDA device does without matrix products
@@ -90,7 +91,7 @@ class Behind(NamedTuple):
         to_before = jnp.einsum("...nihd,...phd->...hnip", q, before[1])
         to_own = (jnp.einsum("...nihd,...njhd->...hnij", q, k) if k.shape[-3] > 1 else
                   jnp.moveaxis(jnp.sum(q * k, axis=-1), -1, -3)[..., None])
-        to_before, to_own = (jnp.where(m[..., None, :, :, :], scale * v.astype(jnp.float32), _NEVER)
+        to_before, to_own = (jnp.where(m[..., None, :, :, :], scale * wide(v), _NEVER)
                              for m, v in ((seen, to_before), (own, to_own)))
         # one softmax in two parts, which are never put together
         most = jnp.maximum(jnp.max(to_before, axis=-1), jnp.max(to_own, axis=-1))[..., None]
@@ -129,7 +130,7 @@ def _masked(qkv, bias, mask, heads: int):
 def _attend(q, k, v, mask, drop):
     """softmax(q kᵀ/√d) v: `[..., I, H, d]`, `[..., J, H, d]` twice, `[..., I, J]` →
     `[..., I, H d]`."""
-    logits = _contract("...ihd,...jhd->...hij", q, k).astype(jnp.float32)
+    logits = wide(_contract("...ihd,...jhd->...hij", q, k))
     logits = jnp.where(mask[..., None, :, :], logits / math.sqrt(q.shape[-1]), _NEVER)
     weights = drop(jax.nn.softmax(logits, axis=-1).astype(v.dtype))
     out = _contract("...hij,...jhd->...ihd", weights, v)
@@ -157,7 +158,7 @@ def _by_sums(axes: str, a, b):
         batch = x.ndim - len(names)
         x = jnp.moveaxis(x, range(batch, x.ndim),
                          [batch + sorted(names, key=order.index).index(n) for n in names])
-        return jnp.expand_dims(x.astype(jnp.float32), [
+        return jnp.expand_dims(wide(x), [
             x.ndim - len(names) + i for i, n in enumerate(order) if n not in names])
 
     product = spread(a, first) * spread(b, second)

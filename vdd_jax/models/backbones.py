@@ -52,6 +52,11 @@ class ResidualMLP(nn.Module):
         return act(x)
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """What layers computed, in float32 at least: float64 stays what it is."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 BACKBONES = {"mlp": MLP, "residual_mlp": ResidualMLP}
 
 

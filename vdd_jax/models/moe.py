@@ -19,7 +19,7 @@ from jax.typing import DTypeLike as DType
 from vdd_jax.core import gaussian
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.models import features as feature_lib
-from vdd_jax.models.backbones import BACKBONES
+from vdd_jax.models.backbones import BACKBONES, wide
 from vdd_jax.models.transformer import ContextTransformer
 from vdd_jax.types import Context
 
@@ -54,8 +54,8 @@ class Expert(nn.Module):
         num_off = self.action_dim * (self.action_dim - 1) // 2 if self.full else 0
         scale = nn.Dense(
             self.action_dim + num_off, kernel_init=small, name="scale", dtype=self.dtype)(h)
-        # means, factors and weights are float32 whatever the layers compute in
-        return mean.astype(jnp.float32), scale.astype(jnp.float32), features
+        # means, factors and weights are not bfloat16 whatever the layers compute in
+        return wide(mean), wide(scale), features
 
 
 class Experts(nn.Module):
@@ -142,7 +142,7 @@ class Gating(nn.Module):
         h = self.body(features)
         logits = nn.Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="logits",
                           dtype=self.dtype)(h)
-        return nn.log_softmax(logits.astype(jnp.float32))
+        return nn.log_softmax(wide(logits))
 
 
 class MixtureOfExperts(nn.Module):
