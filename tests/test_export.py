@@ -238,6 +238,13 @@ def test_other_mistakes_are_one_sentence(tmp_path, capsys, arguments, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_cannot_lie_in_a_file(tmp_path):
+    """Told before the student is read."""
+    (tmp_path / "file").touch()
+    with pytest.raises(export.ExportError, match="file is a file, not a directory; nothing was"):
+        export.run(tmp_path, "numpy", tmp_path / "file" / "policy.npz")
+
+
 def test_policies_without_a_mixture_are_refused(made):
     policy = made("toy")
     sampled = SampledPolicy(policy.params, policy.scaler, None, None, "consistency model (cd)",

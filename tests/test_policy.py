@@ -212,9 +212,14 @@ def test_loading_twice_gives_the_same(policy, finished):
 
 
 def test_a_directory_without_a_student_is_refused(tmp_path):
-    """Missing, empty, and with an empty checkpoint directory."""
-    for folder in ("missing", "."):
-        with pytest.raises(CheckpointError, match="holds no student"):
+    """Missing, empty, of a teacher alone, of a stage, and with an empty checkpoint directory."""
+    (tmp_path / "taught" / "teacher" / "checkpoints").mkdir(parents=True)
+    for folder, words in (
+            ("missing", "holds no student: there is no such directory"),
+            (".", "holds no student; run python -m vdd_jax.main"),
+            ("taught", "holds no student, a teacher alone; run .* 'distill' among config.stages"),
+            ("taught/teacher", f"one stage; give that of the run, {tmp_path / 'taught'}$")):
+        with pytest.raises(CheckpointError, match=words):
             policy_lib.load(tmp_path / folder)
     (tmp_path / "distill" / "checkpoints").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="no complete checkpoint"):

@@ -104,6 +104,8 @@ def run(workdir: Path, form: str, out: Path) -> str:
                               "with the export extra: pip install 'vdd_jax[export]'")
     if out.exists():
         raise ExportError(f"{out} is there already; nothing was written")
+    if out.parent.exists() and not out.parent.is_dir():
+        raise ExportError(f"{out.parent} is a file, not a directory; nothing was written")
     ours = Path(numpy_policy.__file__)
     if beside and beside.exists() and beside.read_bytes() != ours.read_bytes():
         raise ExportError(f"{beside} is there already and is not that of this version; nothing "

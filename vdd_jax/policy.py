@@ -175,9 +175,7 @@ def load(workdir: str | Path) -> Policy | SampledPolicy:
     """
     directory = directory_of(workdir)
     if directory is None:
-        raise CheckpointError(
-            f"{workdir} holds no student; run python -m vdd_jax.main with --workdir={workdir} first"
-        )
+        raise CheckpointError(_no_student(Path(workdir)))
     with Checkpoints(directory, read_only=True) as checkpoints:
         scaler, settings = problem.scaler_and_config(checkpoints, "student")
         example = problem.example(settings)
@@ -196,6 +194,18 @@ def load(workdir: str | Path) -> Policy | SampledPolicy:
             lambda: model.init(jax.random.key(0), example.observation)["params"]))
     return Policy(params, scaler, model.apply, min_weight=settings.policy.min_weight,
                   apply_one=model.apply_one, **_sizes(settings))
+
+
+def _no_student(workdir: Path) -> str:
+    if not workdir.is_dir():
+        return f"{workdir} holds no student: there is no such directory"
+    if (workdir / "checkpoints").is_dir():
+        return (f"{workdir} holds no student: it is the directory of one stage; give that of the "
+                f"run, {workdir.absolute().parent}")
+    if (workdir / "teacher" / "checkpoints").is_dir():
+        return (f"{workdir} holds no student, a teacher alone; run python -m vdd_jax.main with "
+                f"--workdir={workdir} and 'distill' among config.stages")
+    return f"{workdir} holds no student; run python -m vdd_jax.main with --workdir={workdir} first"
 
 
 def load_teacher(workdir: str | Path, num_steps: int = 0) -> SampledPolicy:
