@@ -15,7 +15,7 @@ from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from vdd_jax import config as config_lib  # noqa: E402
-from vdd_jax import preemption, stages  # noqa: E402
+from vdd_jax import host_memory, preemption, stages  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE[:variant].")
 _WORKDIR = flags.DEFINE_string(
@@ -103,6 +103,7 @@ def _configure_jax():
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "vdd_jax", "xla"))
+    host_memory.give_back_after_compiling()
     # of a single action on a CPU a good part is the handing over to another thread
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
