@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdd_jax.tasks.planar import aligning, engine, recording, strokes
+from vdd_jax.tasks.planar import aligning, engine, recording, skills, strokes
 from vdd_jax.tasks.planar import aligning_demonstrator as demonstrator
 from vdd_jax.tasks.planar import aligning_rules as rules
 from vdd_jax.tasks.planar.physics import World
@@ -99,6 +99,40 @@ def test_plans_end_in_the_target_where_the_model_is_exact(problem):
         poses, _ = strokes.predict(pose[None], stroke, problem)
         pose = poses[0, 0, round(length / strokes.RESOLUTION) - 1]
     assert strokes.remaining(pose, target, problem) == 0
+
+
+@pytest.mark.parametrize("problem", [demonstrator.FROM_OUTSIDE, demonstrator.FROM_INSIDE])
+def test_no_plan_begins_with_a_trifle(problem):
+    """A stroke is worth its approach, or ends in the target."""
+    rng = np.random.default_rng(3)
+    for pose, target in rules.draw_contexts(rng, 12):
+        face, offset, direction, length = strokes.plan(pose, target, (0.5, -0.35), problem, rng)
+        stroke = strokes.Stroke(*(np.array([v]) for v in (face, offset, direction)))
+        poses, holds = strokes.predict(pose[None], stroke, problem)
+        end = round(length / strokes.RESOLUTION) - 1
+        assert holds[0, 0, end]
+        left = strokes.remaining(poses[0, 0, end], target, problem)
+        assert length >= strokes.SHORTEST - 1e-9 or left == 0
+
+
+def test_a_box_that_turns_away_is_astray():
+    """In 10 cm straight through the centre nothing turns; the test's box does, by 0.3 radians."""
+    box, touch = (0.5, 0.0, 0.0), (0.5, -0.065)
+    lost = demonstrator.astray(box, touch, (1, 0.0, 0.0, 0.1), demonstrator.FROM_OUTSIDE)
+    at = lambda yaw: skills.View((0.5, 0.0), (0.5, 0.0), [(0.5, 0.065, yaw)], 9)  # noqa: E731
+    assert not lost(at(0.1)) and lost(at(0.3)) and lost(at(-0.3))
+
+
+def nearly_half_a_turn(rng, num):
+    """The starts that take longest: the box has to turn by more than 2.5 radians."""
+    contexts = rules.draw_contexts(rng, 100 * num)
+    turn = np.abs(strokes.wrap(contexts[:, 1, 2] - contexts[:, 0, 2]))
+    return aligning.begin(contexts[turn > 2.5][:num], num)
+
+
+def test_boxes_are_turned_around_from_outside():
+    worst = aligning.DEMONSTRATOR._replace(starts=nearly_half_a_turn)
+    assert recording.attempt(worst, [1] * 10, 0, threads=2).success.all()
 
 
 @pytest.fixture(scope="module")

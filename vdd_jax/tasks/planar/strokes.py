@@ -14,9 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 RESOLUTION = 0.005  # metres per step of the prediction
-LONGEST = 0.3  # of a stroke, metres
+LONGEST = 0.25  # of a stroke, metres
+SHORTEST = 0.03  # of one that does not end in the target
 WEIGHT = 2.5
 CONE = np.deg2rad(38.0)  # largest angle between stroke and face normal at which the contact holds
+STICKS = np.deg2rad(28.0)  # the same of force and face normal; beyond it the contact creeps
 
 
 class Stroke(NamedTuple):
@@ -48,7 +50,7 @@ def wrap(angle):
 def candidates(rng: np.random.Generator, reach: float) -> Stroke:
     """Strokes to choose from, a little different each time."""
     face, offset, direction = np.meshgrid(
-        np.arange(4), np.linspace(-1, 1, 7) * reach, np.deg2rad([-28.0, 0.0, 28.0]),
+        np.arange(4), np.linspace(-1, 1, 7) * reach, np.deg2rad([-28.0, -14.0, 0.0, 14.0, 28.0]),
         indexing="ij")
     noise = rng.uniform(-1, 1, (2, *face.shape))
     return Stroke(face.ravel(), (offset + 0.08 * reach * noise[0]).ravel(),
@@ -80,7 +82,8 @@ def predict(pose: np.ndarray, stroke: Stroke, problem: Problem) -> tuple[np.ndar
         scale = c2 / (c2 + rx * rx + ry * ry)
         vx, vy = scale * px + along * rx, scale * py + along * ry
         cos, sin = np.cos(at[..., 2]), np.sin(at[..., 2])
-        held = held & (np.abs(wrap(local - turn)) < CONE)
+        pushed = np.arctan2(vy, vx)  # the force: along the motion of the centre
+        held = held & (np.abs(wrap(local - turn)) < CONE) & (np.abs(wrap(pushed - turn)) < STICKS)
         at = np.stack([at[..., 0] + cos * vx - sin * vy, at[..., 1] + sin * vx + cos * vy,
                        at[..., 2] + (rx * vy - ry * vx) / c2], -1)
         poses[:, :, i], holds[:, :, i] = at, held
@@ -120,7 +123,11 @@ def plan(pose, target, rod, problem: Problem, rng: np.random.Generator, depth: i
             turn = pose[2] + strokes.face * (np.pi / 2) + np.pi
             angle = wrap(np.arctan2(rod[1] - pose[1], rod[0] - pose[0]) - turn)
             cost = cost + (np.abs(angle) * problem.circle / problem.speed)[None, :, None]
-        total = np.where(holds, cost + remaining(poses, target, problem), np.inf)
+        left = remaining(poses, target, problem)
+        # A stroke is worth its approach, or ends in the target: plans that begin with a trifle
+        # are made anew after it, with another trifle.
+        worth = holds & ((length >= SHORTEST)[None, None] | (left == 0))
+        total = np.where(worth, cost + left, np.inf)
         # One length per contact is carried on.
         at = total.argmin(-1)
         picked = np.take_along_axis(total, at[..., None], -1)[..., 0].ravel()
