@@ -20,6 +20,8 @@ MARGIN = 0.02  # of the joints' ranges, radians
 PULL = 0.1  # k, per control step
 # How far set-points must lead for a displacement to happen within a step: the servos are slow.
 GAIN = 1.0 / (1.0 - np.exp(-0.08 * np.array([870 / 100] * 4 + [120 / 10] * 3)))
+ROUNDS = 40  # of the search for joints
+EXACT = 0.01  # metres, and as many radians as `WEIGHTS` count for that
 STIFFNESS = np.array([870.0] * 4 + [120.0] * 3)
 
 
@@ -35,6 +37,7 @@ class Arm:
 
     def __init__(self, world, index: int):
         mujoco, _ = packages()
+        self._mujoco, self._imagined = mujoco, mujoco.MjData(world.model)
         self._world, self._index = world, index
         self._data, self._model = world.data[index], world.model
         self._site = self._model.site(SITE).id
@@ -89,15 +92,52 @@ class Arm:
             free[beyond] = 0.0
         return self._moved(change, fingers)
 
-    def joint_action(self, joints, speed: float, fingers: float) -> np.ndarray:
-        """The action `[9]` that moves each joint towards `joints` `[7]`, at most by `speed`."""
-        return self._moved(np.clip(joints - self._data.qpos[:ARM], -speed, speed), fingers)
+    def joints_for(self, pose: Pose, from_rest: bool = False) -> np.ndarray:
+        """Joints `[7]` within their ranges that bring the gripper into a pose, or near it.
+
+        Of those found from here and from `rest` the nearer ones; those from here only if they
+        bring it there: an arm may be bent so that joints end before. `from_rest`: those from
+        `rest`, whatever the arm does now.
+        """
+        here = self._data.qpos[:ARM].copy()
+        nearer, error = self._search(pose, here)
+        other, _ = self._search(pose, self.rest)
+        if from_rest or error > EXACT or np.abs(other - here).max() < np.abs(nearer - here).max():
+            return other
+        return nearer
+
+    def _search(self, pose: Pose, joints: np.ndarray) -> tuple[np.ndarray, float]:
+        """Joints `[7]` found from `joints`, and how far from the pose they are, weighted."""
+        data, size = self._imagined, np.inf
+        for _ in range(ROUNDS):
+            data.qpos[:ARM] = joints
+            self._mujoco.mj_kinematics(self._model, data)
+            self._mujoco.mj_comPos(self._model, data)
+            self._jacobian(self._model, data, self._j[:3], self._j[3:], self._site)
+            turn = rotation_vector(pose.rotation @ data.site_xmat[self._site].reshape(3, 3).T)
+            error = WEIGHTS * np.append(pose.position - data.site_xpos[self._site], turn)
+            size = np.linalg.norm(error)
+            j = WEIGHTS[:, None] * self._j[:, :ARM]
+            change = j.T @ np.linalg.solve(j @ j.T + DAMPING**2 * np.eye(6), error)
+            joints = np.clip(joints + np.clip(change, -0.3, 0.3), self._low, self._high)
+        return joints, size
+
+    def joint_action(self, joints, speed: float, fingers: float, noise=0.0) -> np.ndarray:
+        """The action `[9]` that moves all joints towards `joints` `[7]`, the one that has to go
+        farthest by `speed` radians at most; `noise` `[7]` is added."""
+        left = joints - self._data.qpos[:ARM]
+        return self._moved(left * min(1.0, speed / max(np.abs(left).max(), 1e-9)) + noise, fingers)
 
     def _moved(self, change: np.ndarray, fingers: float) -> np.ndarray:
         # servos sag: what gravity takes away is added
-        target = self._data.qpos[:ARM] + GAIN * change + self._data.qfrc_bias[:ARM] / STIFFNESS
-        lead = np.append(target, [fingers, fingers]) - self.observed[:JOINTS]
-        return np.clip(lead / (LEAD * 0.08), -1.0, 1.0)
+        q, most = self._data.qpos[:ARM], LEAD * 0.08
+        sag = q + self._data.qfrc_bias[:ARM] / STIFFNESS - self.observed[:ARM]
+        lead = GAIN * change
+        # a joint at its limit slows the others down, or the gripper would leave its way
+        room = (most - np.sign(lead) * sag) / np.maximum(np.abs(lead), 1e-9)
+        lead = sag + lead * np.clip(room.min(), 0.0, 1.0)
+        lead = np.append(lead, np.array([fingers, fingers]) - self.observed[ARM:JOINTS])
+        return np.clip(lead / most, -1.0, 1.0)
 
 
 def rotation_vector(matrix: np.ndarray) -> np.ndarray:

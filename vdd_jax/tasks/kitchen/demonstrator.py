@@ -2,11 +2,11 @@
 
 The sub-task with which an episode begins is its mode, all seven equally often; the other three and
 their order are drawn. A demonstration counts if exactly the four are solved at its end, within the
-benchmark's 280 steps; others are drawn again. The long sub-tasks (doors, kettle) are therefore
-rarer among the later ones. Of 140 attempts 58 % counted; at first place every sub-task was solved
-20 times of 20 (the light switch 19), anywhere in an episode, time running out included, the bottom
-burner in 87 % of the episodes that should, top burner 84, light switch 88, slide cabinet 97, hinge
-cabinet 85, microwave 75, kettle 81.
+benchmark's 280 steps; others are drawn again. Of 280 attempts (`attempt`, the modes in turn, seeds
+(101, 5) and (102, 5), not looked at while choosing) 81 % counted; 52 of the 53 others were to open
+the hinge cabinet, which alone takes two fifths of the time: as one of the later sub-tasks it is
+therefore rarer. Solved at the end, of the episodes that should: the bottom burner in 89 %, top
+burner 92, light switch 94, slide cabinet 100, hinge cabinet 98, microwave 94, kettle 95.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from vdd_jax.tasks.kitchen.world import JOINTS, OBSERVATION, World, packages
 from vdd_jax.tasks.planar.recording import ATTEMPTS, Recording, cache_directory, kept
 from vdd_jax.types import Trajectory
 
-VERSION = 1  # of the scripts: whatever changes a recording raises it
+VERSION = 2  # of the scripts: whatever changes a recording raises it
 HINGE, SLIDE = NAMES.index("hinge cabinet"), NAMES.index("slide cabinet")
 LIMIT = 280  # control steps
 TRIES = 2  # at a sub-task, in an episode

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vdd_jax.tasks.kitchen.arm import ARM, OPEN, Arm, facing, rotation_vector
+from vdd_jax.tasks.kitchen.arm import ARM, OPEN, Arm, Pose, facing, rotation_vector
 from vdd_jax.tasks.kitchen.subtasks import NAMES
 
 CLOSED = 0.0
@@ -21,6 +21,7 @@ class Traits(NamedTuple):
 
     travel: float  # greatest step through free space
     work: float  # greatest step in touch with something
+    swing: float  # greatest rotation of a joint in a step through free space, radians
     turn: float  # greatest rotation in a step, radians
     slow: float  # share of the remaining way that a step takes at most
     noise: float  # standard deviation of a step per axis
@@ -33,8 +34,9 @@ def draw_traits(rng: np.random.Generator) -> Traits:
     """Of a demonstrator's episode."""
     return Traits(
         travel=rng.uniform(0.045, 0.06), work=rng.uniform(0.022, 0.03),
-        turn=rng.uniform(0.12, 0.2), slow=rng.uniform(0.35, 0.5), noise=rng.uniform(0.001, 0.003),
-        smooth=0.7, jitter=rng.uniform(0.002, 0.005), pause=0.15)
+        swing=rng.uniform(0.065, 0.085), turn=rng.uniform(0.12, 0.2),
+        slow=rng.uniform(0.35, 0.5), noise=rng.uniform(0.001, 0.003), smooth=0.7,
+        jitter=rng.uniform(0.002, 0.005), pause=0.15)
 
 
 class Hand:
@@ -59,12 +61,22 @@ class Hand:
         # the elbow finds back in moves through free space, not where places have to be met
         return self.arm.action(step + noise, fingers, IDLE * share)
 
-    def unwind(self, fingers: float, turned: float = 0.6, patience: int = 30):
-        """Joint by joint back towards where the episode began."""
+    def reach(self, place, rotation, fingers: float, near: float = 0.04, patience: int = 40,
+              from_rest: bool = False):
+        """Through free space, all joints at once, until the last has `near` radians to go.
+
+        In a straight line the arm would carry its bend from one corner of the kitchen to the next,
+        until joints end.
+        """
+        joints = self.arm.joints_for(Pose(np.asarray(place), rotation), from_rest)
+        noise = np.zeros(ARM)
         for _ in range(patience):
-            if np.abs(self.arm.rest - self.arm.state[:ARM]).max() < turned:
+            if np.abs(joints - self.arm.state[:ARM]).max() < near:
                 break
-            yield self.arm.joint_action(self.arm.rest, 0.1, fingers)
+            smooth = self.traits.smooth
+            noise = smooth * noise + np.sqrt(1 - smooth**2) * self.rng.normal(size=ARM)
+            yield self.arm.joint_action(joints, self.traits.swing, fingers,
+                                        self.traits.noise * noise)
 
     def rest(self, steps: int, fingers: float):
         """Stays where it is."""
@@ -113,7 +125,7 @@ def slide_cabinet(hand: Hand):
     front, far = facing(yaw=rng.uniform(-0.1, 0.2)), rng.uniform(0.22, 0.34)
     height, side = rng.uniform(-0.08, 0.06), rng.uniform(0.06, 0.08)
     x, y, z = arm.site("slide_site")
-    yield from hand.go(hand.near(x - side, y - 0.12, z + height), front, CLOSED, patience=40)
+    yield from hand.reach(hand.near(x - side, y - 0.12, z + height), front, CLOSED)
     yield from hand.go(hand.near(x - side, y - 0.03, z + height), front, CLOSED)
     yield from hand.go(
         lambda: arm.site("slide_site") + [0.03, -0.03, height], front, CLOSED, work, patience=40,
@@ -125,10 +137,10 @@ def slide_cabinet(hand: Hand):
 def light_switch(hand: Hand):
     """Pushes the lever to the left from its right side."""
     arm, rng, work = hand.arm, hand.rng, hand.traits.work
-    front = facing(yaw=rng.uniform(-0.1, 0.2))
+    front = facing(yaw=rng.uniform(-0.15, 0.1))  # more to the left the wrist ends
     x, y, z = arm.site("light_site")
-    side = rng.uniform(0.055, 0.07)
-    yield from hand.go(hand.near(x + side, y - 0.13, z), front, CLOSED, patience=40)
+    side = rng.uniform(0.06, 0.075)
+    yield from hand.reach(hand.near(x + side, y - 0.13, z), front, CLOSED)
     yield from hand.go(hand.near(x + side, y - 0.04, z), front, CLOSED)
     yield from hand.go(
         lambda: arm.site("light_site") + [-0.03, -0.045, 0.0], front, CLOSED, work, patience=25,
@@ -138,15 +150,23 @@ def light_switch(hand: Hand):
 
 
 def _burner(hand: Hand, site: str, joint: int):
-    """Turns a knob by pushing the upper end of its bar to the right."""
+    """Turns a knob by pushing the upper end of its bar to the right, and around."""
     arm, rng = hand.arm, hand.rng
-    front = facing(yaw=rng.uniform(-0.1, 0.1), pitch=-0.2)
+    front = facing(yaw=rng.uniform(-0.15, 0.05), pitch=-0.2)
     x, y, z = arm.site(site)
-    side, height = rng.uniform(0.047, 0.055), rng.uniform(0.032, 0.04)
-    yield from hand.go(hand.near(x - side, y - 0.13, z + height), front, CLOSED, patience=40)
-    yield from hand.go([x - side, y - 0.032, z + height], front, CLOSED, precision=0.008)
-    yield from hand.go([x + 0.1, y - 0.032, z + 0.025], front, CLOSED, 0.05,
-                       patience=25, until=lambda: arm.state[joint] < -0.75)
+    side, lever = rng.uniform(0.047, 0.055), rng.uniform(0.036, 0.043)
+
+    def beside(ahead: float):
+        # follows the bar's end: straight on, the fingers would leave it before it is turned
+        def place():
+            s, c = np.sin(-arm.state[joint]), np.cos(arm.state[joint])
+            return np.array([x + lever * s + ahead * c, y - 0.024, z + lever * c - ahead * s])
+        return place
+
+    yield from hand.reach(hand.near(x - side, y - 0.14, z + lever), front, CLOSED)
+    yield from hand.go(beside(-side), front, CLOSED, precision=0.008)
+    yield from hand.go(beside(0.1), front, CLOSED, 0.08, patience=30,
+                       until=lambda: arm.state[joint] < -0.75)
     x, y, z = arm.pose.position
     yield from hand.go(hand.near(x, y - 0.1, z), front, CLOSED, precision=0.04)
 
@@ -165,9 +185,12 @@ def kettle(hand: Hand):
     """Grasps the handle from above, lifts the kettle a little and carries it to the back."""
     arm, rng, traits = hand.arm, hand.rng, hand.traits
     down = facing(pitch=rng.uniform(1.1, 1.4), roll=np.pi / 2)
-    yield from hand.unwind(OPEN, 0.9)
     x, y, z = arm.site("kettle_site")
-    yield from hand.go(hand.near(x, y, z + 0.13), down, OPEN, angle=0.1, patience=40)
+    # the elbow as at rest: bent otherwise, joints end while the kettle is lifted
+    yield from hand.reach(hand.near(x, y, z + 0.14), down, OPEN, from_rest=True)
+    # the open fingers are hardly wider than the handle
+    yield from hand.go(lambda: arm.site("kettle_site") + [0.0, 0.0, 0.1], down, OPEN,
+                       precision=0.008, angle=0.05, patience=15)
     yield from hand.go(lambda: arm.site("kettle_site") + [0.0, 0.0, 0.02], down, OPEN,
                        traits.work, precision=0.01)
     yield from hand.rest(5, CLOSED)
@@ -185,7 +208,8 @@ def kettle(hand: Hand):
     yield from hand.go(hand.near(x, y - 0.05, z + 0.12), down, OPEN, precision=0.05)
 
 
-def _pull(hand: Hand, site: str, joint: int, yaw: float, tangent: float, far: float, deep: float):
+def _pull(hand: Hand, site: str, joint: int, yaw: float, tangent: float, far: float, deep: float,
+          share: float):
     """Grasps an upright handle from the front and pulls its door open along the arc.
 
     Args:
@@ -193,6 +217,7 @@ def _pull(hand: Hand, site: str, joint: int, yaw: float, tangent: float, far: fl
       tangent: yaw against which the handle starts to move.
       far: angle of the door at which to stop; its sign is the joint's.
       deep: how far before the handle's middle the gripper grasps, metres.
+      share: of the hand's `work`, with which it pulls: faster a grip slips.
     """
     arm, traits = hand.arm, hand.traits
 
@@ -211,32 +236,37 @@ def _pull(hand: Hand, site: str, joint: int, yaw: float, tangent: float, far: fl
     def lost() -> bool:
         return np.linalg.norm(arm.site(site) - arm.pose.position) > 0.07
 
-    yield from hand.go(before(0.14, yaw, 0.6), rotation, OPEN, precision=0.03, patience=45)
+    yield from hand.reach(before(0.14, yaw, 0.6)(), rotation(), OPEN)
     for _ in range(3):  # a grip that slips is taken again
         yield from hand.go(before(0.09, yaw, 0.6), rotation, OPEN, precision=0.012, patience=8)
         yield from hand.go(before(deep, yaw, 0.6), rotation, OPEN, traits.work, precision=0.01)
         yield from hand.rest(4, CLOSED)
-        yield from hand.go(before(deep + 0.1, tangent, 1.0), rotation, CLOSED, 0.7 * traits.work,
+        yield from hand.go(before(deep + 0.1, tangent, 1.0), rotation, CLOSED, share * traits.work,
                            precision=0.001, patience=50, until=lambda: opened() or lost())
         yield from hand.rest(3, OPEN)
         if opened():
             break
-    yield from hand.go(before(0.13, yaw, 0.6), rotation, OPEN, precision=0.05)
+    yield from hand.go(before(0.13, yaw, 0.6), rotation, OPEN, precision=0.03)
 
 
 def microwave(hand: Hand):
     """Pulls the door open by its handle."""
     uniform = hand.rng.uniform
-    yield from _pull(hand, "microhandle_site", 22, uniform(0.05, 0.3), 0.08, -uniform(0.5, 0.65),
-                     0.0)
+    yield from _pull(hand, "microhandle_site", 22, uniform(0.05, 0.25), 0.08, -uniform(0.48, 0.6),
+                     0.0, 0.75)
+    x, y, z = hand.arm.pose.position  # over the open door, which the arm would close again
+    yield from hand.go(hand.near(x + 0.06, y - 0.02, z + 0.27), facing(), CLOSED, precision=0.05)
 
 
 def hinge_cabinet(hand: Hand):
     """Pulls the right door open by its handle, and leaves below it."""
     uniform = hand.rng.uniform
-    yield from _pull(hand, "hinge_site2", 21, uniform(-0.1, 0.1), 0.4, uniform(1.33, 1.43), 0.0)
-    x, y, z = hand.arm.pose.position
-    yield from hand.go([x, y - 0.03, z - 0.35], facing(), CLOSED, precision=0.05)
+    yield from _pull(hand, "hinge_site2", 21, uniform(-0.1, 0.1), 0.4, uniform(1.33, 1.43), 0.0,
+                     0.85)
+    (x, y, z), rotation = hand.arm.pose  # down first: to the left is the door
+    yield from hand.go([x + 0.03, y, z - 0.24], rotation, CLOSED, precision=0.05, patience=12)
+    x, y, z = hand.arm.site("knob1_site")  # to the right of the open door, and below it
+    yield from hand.reach(hand.near(x + 0.02, y - 0.22, z + 0.02), facing(), CLOSED, near=0.15)
 
 
 SKILLS = dict(zip(NAMES, (bottom_burner, top_burner, light_switch, slide_cabinet, hinge_cabinet,
