@@ -13,10 +13,10 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
-from tiny_config import tiny, tiny_avoiding
+from tiny_config import less_is_measured, tiny, tiny_avoiding
 
-from vdd_jax import evaluate_closed_loop, open_loop, stages
 from vdd_jax import policy as policy_lib
+from vdd_jax import stages
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,14 +62,6 @@ def finished(tmp_path_factory) -> Finished:
 def policy(finished):
     """Its student."""
     return policy_lib.load(finished.workdir)
-
-
-def less_is_measured(patch: pytest.MonkeyPatch) -> None:
-    """Evaluations in which no number means anything."""
-    patch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)
-    for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8),
-                        ("FLOW_SAMPLES", 4), ("FLOW_STEPS", 4)):
-        patch.setattr(open_loop, name, value)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from smoke_run import less_is_measured
+from tiny_config import less_is_measured
 
 from vdd_jax import config as config_lib
 from vdd_jax import noise_levels, problem, stages, teachers

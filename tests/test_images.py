@@ -1,6 +1,7 @@
 """Tasks with images: what is seen, learned, taken over and acted on is the same everywhere."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contexts import randomised
-from smoke_run import less_is_measured
-from test_configs import load
+from tiny_config import less_is_measured
 
 from vdd_jax import (
     checkpoint,
@@ -98,10 +98,15 @@ def test_the_rows_of_a_batch_are_shared_by_both_kinds():
 # ---- a run
 
 def small():
-    return load(CONFIG).get_config("smoke")
+    config = get_config("smoke")
+    config.teacher.update(num_iterations=4, batch_size=4, check_every=4)
+    config.distill.num_iterations = 4
+    config.run.update(steps_per_dispatch=4, log_every=4, checkpoint_every=4, figures=False)
+    return config
 
 
 CONFIG = Path(__file__).parents[1] / "configs" / "images.py"
+get_config = runpy.run_path(str(CONFIG))["get_config"]
 LIMIT = 20  # control steps of an episode here
 
 
@@ -116,6 +121,7 @@ def ran(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.setattr(task, "RULES", task.RULES._replace(limit=LIMIT))
         less_is_measured(patch)
+        patch.setattr(train_teacher, "HELD_OUT_IMAGES", 8)
         problem._trajectories.cache_clear()
         report = stages.run(config, folder / "run")
         yield config, folder / "run", report
@@ -167,10 +173,11 @@ def test_every_part_of_the_network_learns():
     batch = example._replace(observation=context, action=jnp.asarray(RNG.normal(size=(4, 2))))
     params = randomised(jax.eval_shape(
         lambda: train_teacher.init(config.teacher, model, jax.random.key(0), example).params))
-    loss = train_teacher.make_loss(config.teacher, model)
+    loss = jax.jit(train_teacher.make_loss(config.teacher, model), static_argnums=3)
     drawn = train_teacher.draw(config.teacher, batch, *jax.random.split(jax.random.key(1)))
     keys = jax.random.split(jax.random.key(2))
-    for leaf in jax.tree.leaves(jax.grad(loss)(params, drawn, keys[0], True)["encoder"]):
+    gradient = jax.jit(jax.grad(loss), static_argnums=3)(params, drawn, keys[0], True)
+    for leaf in jax.tree.leaves(gradient["encoder"]):
         assert float(jnp.abs(leaf).max()) > 0
     plain = [loss(params, drawn, key, False) for key in keys]
     assert plain[0] == plain[1]
@@ -297,7 +304,7 @@ def test_what_cannot_be_configured():
 
 def test_the_published_encoder():
     """ResNet-18 with 64 features of each camera, as configured without a word."""
-    config = load(CONFIG).get_config()
+    config = get_config()
     assert vision.encoder(config.teacher) == vision.ImageEncoder()
     assert set(config_rules.WITH_IMAGES) == {n for n, t in TASKS.items()
                                              if getattr(getattr(t, "SPEC", None), "images", ())}

@@ -1,8 +1,10 @@
 """The smallest configuration that has everything, for tests that run it."""
 
+import pytest
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
+from vdd_jax import evaluate_closed_loop, open_loop
 
 
 def tiny(**values) -> ConfigDict:
@@ -46,3 +48,11 @@ def changed(config: ConfigDict, **values) -> ConfigDict:
             node = node[group]
         node[leaf] = value
     return config
+
+
+def less_is_measured(patch: pytest.MonkeyPatch) -> None:
+    """Evaluations in which no number means anything."""
+    patch.setattr(evaluate_closed_loop, "TIMED_CALLS", 3)
+    for name, value in (("STATES", 16), ("SAMPLES", 32), ("FLOW_STATES", 8),
+                        ("FLOW_SAMPLES", 4), ("FLOW_STEPS", 4)):
+        patch.setattr(open_loop, name, value)

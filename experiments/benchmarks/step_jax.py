@@ -11,7 +11,7 @@ from step import Job, Unavailable, peak_rss_mib
 from step_rows import Sizes
 
 from vdd_jax import config as config_lib
-from vdd_jax import distill, problem, sharding, teachers, training
+from vdd_jax import distill, host_memory, problem, sharding, teachers, training
 from vdd_jax.data import batch_at
 from vdd_jax.models import denoiser
 from vdd_jax.models.moe import MixtureOfExperts
@@ -106,6 +106,7 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
         raise Unavailable(f"JAX sees no {device.upper()} device") from error
     if len(found) < devices:
         raise Unavailable(f"JAX sees {len(found)} {device.upper()} device(s)")
+    host_memory.give_back_after_compiling()  # as main.py
     config = configure(sizes, how, windows, precision)
     config.run.update(devices=devices, expert_parallel=expert_parallel)
     mesh = sharding.make_mesh(config)
