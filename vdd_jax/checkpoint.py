@@ -82,7 +82,7 @@ class Checkpoints:
 
     def _save(self, step, params, train, scaler, config):
         numbers = {k: np.asarray(v, np.float64).tolist() for k, v in scaler._asdict().items()
-                   if k != "encode"}
+                   if v is not None and k != "encode"}
         learned = {} if scaler.encode is None else {
             "encoder": ocp.args.StandardSave(scaler.encode.args[0]["params"])}
         self._manager.save(

@@ -84,6 +84,10 @@ KEYS: dict[str, Key] = {
         "set teacher.sigma_data to the spread of the scaled actions",
         **_one_of("standard", "min_max", "quantile", "none"),
     ),
+    "task.angles": Key(
+        False, "pushing, sorting, stacking: networks are shown the angle where an observation is "
+        "tan of one, which is far out of every scale near ±90°; as published they are shown tan"
+    ),
     "task.demonstrations": Key(
         "", "directory of the task's official recordings, or a file .npz of tasks/record.py; "
         "empty: the scripted demonstrator drives. recorded: a file or directory in one of the "

@@ -16,8 +16,8 @@ ENCODED_AT_ONCE = 256  # images of each camera
 class Scaler(NamedTuple):
     """x ↦ (x − mean)/std, for actions and observations; std is 1 where the data is constant.
 
-    Affine, so that densities of scaled actions are exact densities of actions. Of scalers that are
-    fitted to a range `mean` is its middle and `std` half its width.
+    Of actions affine, so that densities of scaled actions are exact densities of actions. Of scalers
+    that are fitted to a range `mean` is its middle and `std` half its width.
     """
 
     action_mean: jax.Array  # `[A]`, A = chunk length × action size
@@ -28,6 +28,9 @@ class Scaler(NamedTuple):
     # images `[..., C, S, S, 3]` → features `[..., F]`, a `jax.tree_util.Partial`; None: there are
     # no images, or what sees them is still learned
     encode: Callable | None = None
+    # `[O]` 0 or 1: 1 where the number is tan of an angle, and 2/π of the angle is shown in its
+    # place (mean and std are 0 and 1 there); None: nowhere
+    tangents: jax.Array | None = None
 
     def scale_action(self, action):
         return (action - self.action_mean) / self.action_std
@@ -36,9 +39,15 @@ class Scaler(NamedTuple):
         return action * self.action_std + self.action_mean
 
     def scale_observation(self, observation):
-        return (observation - self.observation_mean) / self.observation_std
+        scaled = (observation - self.observation_mean) / self.observation_std
+        if self.tangents is None:
+            return scaled
+        return jnp.where(self.tangents > 0, jnp.arctan(scaled) * (2 / jnp.pi), scaled)
 
     def unscale_observation(self, observation):
+        if self.tangents is not None:
+            observation = jnp.where(self.tangents > 0, jnp.tan(observation * (jnp.pi / 2)),
+                                    observation)
         return observation * self.observation_std + self.observation_mean
 
     def context(self, observations, valid=None, past_actions=None, goal=None, images=None,
@@ -133,9 +142,14 @@ def _where_it_varies(values, width):
 
 
 def fit_trajectory_scaler(
-    trajectories: list[Trajectory], kind: str = "standard", chunk: int = 1
+    trajectories: list[Trajectory], kind: str = "standard", chunk: int = 1,
+    tangents: tuple[int, ...] = (),
 ) -> Scaler:
     """The scaler of trajectories: one mean and std per number, over all steps of all episodes.
+
+    Args:
+      tangents: columns of the observations that are tan of an angle, to be shown as the angle.
+        Near ±90° they are so large that their std tells nothing of the rest.
 
     Raises:
       ValueError: when the data holds NaN or infinity, naming where.
@@ -144,6 +158,12 @@ def fit_trajectory_scaler(
     actions = jnp.asarray(np.concatenate([t.actions for t in trajectories]))
     steps = np.concatenate([np.diff(t.observations, axis=0) for t in trajectories])
     scaler = fit_scaler(observations, actions, kind, jnp.asarray(steps) if len(steps) else None)
+    if tangents:
+        columns = jnp.asarray(tangents)
+        scaler = scaler._replace(
+            observation_mean=scaler.observation_mean.at[columns].set(0.0),
+            observation_std=scaler.observation_std.at[columns].set(1.0),
+            tangents=jnp.zeros_like(scaler.observation_std).at[columns].set(1.0))
     return scaler._replace(
         action_mean=jnp.tile(scaler.action_mean, chunk),
         action_std=jnp.tile(scaler.action_std, chunk),

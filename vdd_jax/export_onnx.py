@@ -334,8 +334,8 @@ def _qr(graph, eqn, x):
 
 RULES = {
     **{name: _same(kind) for name, kind in {
-        "abs": "Abs", "add": "Add", "and": "And", "cos": "Cos", "div": "Div", "eq": "Equal",
-        "erf": "Erf", "exp": "Exp", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual",
+        "abs": "Abs", "add": "Add", "and": "And", "atan": "Atan", "cos": "Cos", "div": "Div",
+        "eq": "Equal", "erf": "Erf", "exp": "Exp", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual",
         "log": "Log", "logistic": "Sigmoid", "lt": "Less", "max": "Max", "min": "Min",
         "mul": "Mul", "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow", "sign": "Sign",
         "sin": "Sin", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh"}.items()},

@@ -462,7 +462,11 @@ class NumpyPolicy:
         return self.trunk(flat), flat, batch
 
     def _scaled(self, observations):
-        return (observations - self.scaler["observation_mean"]) / self.scaler["observation_std"]
+        scaled = (observations - self.scaler["observation_mean"]) / self.scaler["observation_std"]
+        if "tangents" in self.scaler:  # 2/π of the angle in place of its tangent
+            angle = np.arctan(scaled) * np.float32(2 / np.pi)
+            scaled = np.where(self.scaler["tangents"] > 0, angle, scaled)
+        return scaled
 
     def _flat(self, seen, steps, valid, goal):
         """models/features.py, `flat`: `[B, F]`."""

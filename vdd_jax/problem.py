@@ -87,7 +87,8 @@ def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
     train, held_out, about = _trajectories(json.dumps(task.to_dict(), sort_keys=True))
     try:
         if scaler is None:
-            scaler = fit_trajectory_scaler(train, task.scaler, task.chunk)
+            tangents = spec(config).tangents if task.angles else ()
+            scaler = fit_trajectory_scaler(train, task.scaler, task.chunk, tangents)
         cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
                                 goal_length=task.goal_length, goal=task.goal)
         return Data(spec(config), cut(train), cut(held_out), scaler, about)

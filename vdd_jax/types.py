@@ -39,6 +39,7 @@ class TaskSpec(NamedTuple):
     num_modes: int  # behaviours over which the task's entropy is taken
     episode_limit: int = 0  # control steps; 0: the task has no episodes
     control_hz: float = 0.0
+    tangents: tuple[int, ...] = ()  # columns of an observation that are tan of an angle
     images: tuple[int, ...] = ()  # (C, S, S, 3), seen beside an observation; (): none
 
 
