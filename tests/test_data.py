@@ -250,6 +250,25 @@ def test_a_trajectory_shorter_than_its_goal():
                                found.observation.observations[5:6, 0].repeat(2, axis=0))
 
 
+def test_angles_are_shown_in_place_of_their_tangents():
+    """2/π of the angle, by a scaler of every kind but for what the other numbers are; near ±90°
+    too, there and back; and the steps between observations are steps of the angle."""
+    rng = np.random.default_rng(0)
+    yaw = np.clip(np.cumsum(rng.normal(scale=0.3, size=60)), -1.57, 1.57)
+    numbers = np.stack([rng.normal(size=60), np.tan(yaw)], -1).astype(np.float32)
+    episode = Trajectory(numbers, rng.normal(size=(60, 2)).astype(np.float32))
+    plain = fit_trajectory_scaler([episode])
+    scaler = fit_trajectory_scaler([episode], tangents=(1,))
+    seen = scaler.scale_observation(numbers)
+    np.testing.assert_allclose(seen[:, 1], yaw * 2 / np.pi, atol=1e-4)
+    np.testing.assert_allclose(seen[:, 0], plain.scale_observation(numbers)[:, 0], rtol=1e-6)
+    inside = np.abs(yaw) < 1.5
+    np.testing.assert_allclose(scaler.unscale_observation(seen)[inside], numbers[inside], rtol=1e-3)
+    found = windows([episode], scaler, 2).observation.steps[1:, -1, 1]
+    change = np.diff(yaw)
+    np.testing.assert_allclose(found, change / change.std(), atol=1e-3)
+
+
 def test_a_context_is_that_of_the_training_windows():
     """What a policy makes of raw observations in a rollout is what the networks were trained
     on: cut from the trajectory by hand and given to `Scaler.context`, any batch axes."""

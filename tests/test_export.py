@@ -85,6 +85,23 @@ def test_every_format_is_the_policy(made, expected, tmp_path, form, name):
     check(made(name), export.FORMATS[form].read(file), *expected(name))
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["windows", "transformer"])
+def test_angles_in_place_of_tangents(made, tmp_path, form, name):
+    """The newest observation, steps and goals, where a number is tan of an angle."""
+    needs(form)
+    policy = made(name)
+    tangents = jnp.zeros(policy.observation_dim).at[0].set(1.0)
+    other = policy.replace(scaler=policy.scaler._replace(tangents=tangents))
+    given = export.random_inputs(other, 4, 0)
+    given["observations"][..., 0] *= 30.0
+    function = export.function_of(other)
+    export.FORMATS[form].write(other, tmp_path / "file")
+    expected = function(**given)
+    assert jnp.abs(expected["means"] - export.function_of(policy)(**given)["means"]).max() > 1e-3
+    check(other, export.FORMATS[form].read(tmp_path / "file"), given, expected)
+
+
 @pytest.mark.parametrize("form", ["onnx", "numpy"])
 def test_covariances_of_long_chunks(made, tmp_path, monkeypatch, form):
     """Past the size up to which Gram-Schmidt is written out, JAX decomposes by QR."""

@@ -16,8 +16,8 @@ ENCODED_AT_ONCE = 256  # images of each camera
 class Scaler(NamedTuple):
     """x ↦ (x − mean)/std, for actions and observations; std is 1 where the data is constant.
 
-    Of actions affine, so that densities of scaled actions are exact densities of actions. Of scalers
-    that are fitted to a range `mean` is its middle and `std` half its width.
+    Of actions affine, so that densities of scaled actions are exact densities of actions. Of a
+    scaler that is fitted to a range `mean` is its middle and `std` half its width.
     """
 
     action_mean: jax.Array  # `[A]`, A = chunk length × action size
@@ -28,8 +28,8 @@ class Scaler(NamedTuple):
     # images `[..., C, S, S, 3]` → features `[..., F]`, a `jax.tree_util.Partial`; None: there are
     # no images, or what sees them is still learned
     encode: Callable | None = None
-    # `[O]` 0 or 1: 1 where the number is tan of an angle, and 2/π of the angle is shown in its
-    # place (mean and std are 0 and 1 there); None: nowhere
+    # `[O]` 0 or 1: 1 where the number is tan of an angle, in whose place 2/π of the angle is scaled
+    # (mean 0 and std 1: the Fourier features of an angle have its period); None: nowhere
     tangents: jax.Array | None = None
 
     def scale_action(self, action):
@@ -39,16 +39,19 @@ class Scaler(NamedTuple):
         return action * self.action_std + self.action_mean
 
     def scale_observation(self, observation):
-        scaled = (observation - self.observation_mean) / self.observation_std
+        return (self.as_angles(observation) - self.observation_mean) / self.observation_std
+
+    def as_angles(self, observation):
+        """The observation with 2/π of an angle where it has the tangent of one."""
         if self.tangents is None:
-            return scaled
-        return jnp.where(self.tangents > 0, jnp.arctan(scaled) * (2 / jnp.pi), scaled)
+            return observation
+        return jnp.where(self.tangents > 0, jnp.arctan(observation) * (2 / jnp.pi), observation)
 
     def unscale_observation(self, observation):
-        if self.tangents is not None:
-            observation = jnp.where(self.tangents > 0, jnp.tan(observation * (jnp.pi / 2)),
-                                    observation)
-        return observation * self.observation_std + self.observation_mean
+        observation = observation * self.observation_std + self.observation_mean
+        if self.tangents is None:
+            return observation
+        return jnp.where(self.tangents > 0, jnp.tan(observation * (jnp.pi / 2)), observation)
 
     def context(self, observations, valid=None, past_actions=None, goal=None, images=None,
                 features=None) -> Context:
@@ -65,7 +68,8 @@ class Scaler(NamedTuple):
         """
         batch, size = observations.shape[:-2], observations.shape[-2]
         valid = jnp.ones((*batch, size), bool) if valid is None else jnp.asarray(valid, bool)
-        change = jnp.diff(observations, axis=-2, prepend=observations[..., :1, :])
+        shown = self.as_angles(observations)
+        change = jnp.diff(shown, axis=-2, prepend=shown[..., :1, :])
         made = valid & jnp.concatenate([jnp.zeros_like(valid[..., :1]), valid[..., :-1]], -1)
         if past_actions is None:
             past = jnp.zeros((*batch, size - 1, 0))
@@ -154,16 +158,19 @@ def fit_trajectory_scaler(
     Raises:
       ValueError: when the data holds NaN or infinity, naming where.
     """
-    observations = jnp.asarray(np.concatenate([t.observations for t in trajectories]))
+    shown, columns = [np.array(t.observations) for t in trajectories], list(tangents)
+    for each in shown:
+        each[:, columns] = np.arctan(each[:, columns]) * (2 / np.pi)
     actions = jnp.asarray(np.concatenate([t.actions for t in trajectories]))
-    steps = np.concatenate([np.diff(t.observations, axis=0) for t in trajectories])
-    scaler = fit_scaler(observations, actions, kind, jnp.asarray(steps) if len(steps) else None)
+    steps = np.concatenate([np.diff(each, axis=0) for each in shown])
+    scaler = fit_scaler(jnp.asarray(np.concatenate(shown)), actions, kind,
+                        jnp.asarray(steps) if len(steps) else None)
     if tangents:
-        columns = jnp.asarray(tangents)
+        is_tangent = jnp.zeros_like(scaler.observation_std).at[jnp.asarray(columns)].set(1.0)
         scaler = scaler._replace(
-            observation_mean=scaler.observation_mean.at[columns].set(0.0),
-            observation_std=scaler.observation_std.at[columns].set(1.0),
-            tangents=jnp.zeros_like(scaler.observation_std).at[columns].set(1.0))
+            observation_mean=jnp.where(is_tangent > 0, 0.0, scaler.observation_mean),
+            observation_std=jnp.where(is_tangent > 0, 1.0, scaler.observation_std),
+            tangents=is_tangent)
     return scaler._replace(
         action_mean=jnp.tile(scaler.action_mean, chunk),
         action_std=jnp.tile(scaler.action_std, chunk),

@@ -335,10 +335,10 @@ def _qr(graph, eqn, x):
 RULES = {
     **{name: _same(kind) for name, kind in {
         "abs": "Abs", "add": "Add", "and": "And", "atan": "Atan", "cos": "Cos", "div": "Div",
-        "eq": "Equal", "erf": "Erf", "exp": "Exp", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual",
-        "log": "Log", "logistic": "Sigmoid", "lt": "Less", "max": "Max", "min": "Min",
-        "mul": "Mul", "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow", "sign": "Sign",
-        "sin": "Sin", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh"}.items()},
+        "eq": "Equal", "erf": "Erf", "exp": "Exp", "ge": "GreaterOrEqual", "gt": "Greater",
+        "le": "LessOrEqual", "log": "Log", "logistic": "Sigmoid", "lt": "Less", "max": "Max",
+        "min": "Min", "mul": "Mul", "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow",
+        "sign": "Sign", "sin": "Sin", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh"}.items()},
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "convert_element_type": _cast,

@@ -433,7 +433,7 @@ class NumpyPolicy:
         given = observation if isinstance(observation, History) else History(observation)
         seen = _checked(given.observations, (self.window, self.observation_dim), "observation")
         batch, valid, goal = seen.shape[:-2], given.valid, given.goal
-        seen = seen.reshape(-1, *seen.shape[-2:])
+        seen = self._as_angles(seen.reshape(-1, *seen.shape[-2:]))
         if valid is not None:
             valid = _checked(valid, (self.window,), "observation's valid").astype(bool)
             valid = np.broadcast_to(valid, (*batch, self.window)).reshape(-1, self.window)
@@ -445,7 +445,7 @@ class NumpyPolicy:
                                  f"of shape [..., {self.goal_length}, {self.observation_dim}]")
             shape = (self.goal_length, self.observation_dim)
             goal = np.broadcast_to(_checked(goal, shape, "goal"), (*batch, *shape))
-            goal = self._scaled(goal.reshape(-1, *shape))
+            goal = self._scaled(self._as_angles(goal.reshape(-1, *shape)))
         elif goal is not None:
             raise ValueError("this policy has no goal; leave it out")
         steps = None
@@ -462,11 +462,14 @@ class NumpyPolicy:
         return self.trunk(flat), flat, batch
 
     def _scaled(self, observations):
-        scaled = (observations - self.scaler["observation_mean"]) / self.scaler["observation_std"]
-        if "tangents" in self.scaler:  # 2/π of the angle in place of its tangent
-            angle = np.arctan(scaled) * np.float32(2 / np.pi)
-            scaled = np.where(self.scaler["tangents"] > 0, angle, scaled)
-        return scaled
+        return (observations - self.scaler["observation_mean"]) / self.scaler["observation_std"]
+
+    def _as_angles(self, observations):
+        """`Scaler.as_angles`."""
+        if "tangents" not in self.scaler:
+            return observations
+        angles = np.arctan(observations) * np.float32(2 / np.pi)
+        return np.where(self.scaler["tangents"] > 0, angles, observations)
 
     def _flat(self, seen, steps, valid, goal):
         """models/features.py, `flat`: `[B, F]`."""
