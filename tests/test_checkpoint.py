@@ -39,6 +39,17 @@ def save(directory, *steps, config=CONFIG, **options):
             checkpoints.save(step, *trees(step), SCALER, config)
 
 
+def test_a_scaler_of_angles(tmp_path):
+    """Which numbers are tangents is kept where some are; without there is nothing of it."""
+    angles = SCALER._replace(tangents=jnp.asarray([1.0]))
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, *trees(1), angles, CONFIG)
+        checkpoints.save(2, *trees(2), SCALER, CONFIG)
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        for step, scaler in ((1, angles), (2, SCALER)):
+            equal(checkpoints.restore_scaler_and_config(step)[0], scaler)
+
+
 def equal(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
