@@ -23,7 +23,7 @@ def get_config(variant: str = ""):
     config = config_lib.default()
     config.task.name = "pushing"
     # with a window of 5 a teacher of pushing predicts better and acts worse
-    config.task.update(window=1, angles=True)
+    config.task.window = 1
     config.task.episodes_per_mode = 250
     config.stages = ("train_teacher", "distill", "evaluate")
     # the features of a box are many: half of Avoiding's frequencies
