@@ -12,6 +12,7 @@ from tiny_config import less_is_measured
 from vdd_jax import config as config_lib
 from vdd_jax import noise_levels, problem, stages, teachers
 from vdd_jax.models import denoiser
+from vdd_jax.tasks import TASKS
 
 pytest_plugins = "smoke_run"
 
@@ -147,3 +148,11 @@ def test_the_paper_has_eight_experts():
     config.task.num_modes = 5
     assert config.student.num_experts == 8 and config.task.num_modes == 5
     assert config.distill.bound == "published" and config.distill.noise.kind == "fixed"
+
+
+def test_planar_tasks_are_demonstrated_alike():
+    """About 2,000 demonstrations, of as many modes as the task has."""
+    planar = load(CONFIGS / "planar.py")
+    for name, modes in planar.TASKS.items():
+        assert TASKS[name].NUM_MODES == modes
+        assert 1_900 < planar.get_config(name).task.episodes_per_mode * modes <= 2_000
