@@ -64,7 +64,7 @@ def test_a_policy_of_a_run_is_filmed(tmp_path, monkeypatch, capsys):
         given.append((history.observations.shape, history.past_actions.shape))
         return jnp.full((1, 2), 0.001)
 
-    policy = SimpleNamespace(goal_length=0, act=act)
+    policy = SimpleNamespace(goal_length=0, observation_dim=10, images=(), act=act)
     monkeypatch.setitem(film.ACTORS, "teacher", lambda workdir: policy)
     task = film.TASKS["pushing"]
     monkeypatch.setattr(task, "DEMONSTRATOR", task.DEMONSTRATOR._replace(
