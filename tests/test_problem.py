@@ -160,7 +160,8 @@ def test_the_teacher_is_the_one_that_is_selected(trained, select, which):
 def test_kernels_are_for_programs_of_one_device(trained, devices, fused, monkeypatch):
     """A compiler cannot split them; the same teacher with other parameters keeps to that."""
     seen, build = [], denoiser.build
-    monkeypatch.setattr(denoiser, "build", lambda *given: seen.append(given[3:]) or build(*given))
+    monkeypatch.setattr(denoiser, "build", lambda *given, **images: (
+        seen.append(given[3:]) or build(*given, **images)))
     config = tiny_avoiding(run__devices=devices)
     teacher, *_ = problem.load_teacher(config, trained[2]())
     teacher.of(teacher.params)
