@@ -170,7 +170,7 @@ def test_windows_by_brute_force(window, chunk, goal):
     found = windows(trajectories, scaler, window, chunk, goal)
     a_mean, a_std, o_mean, o_std, step_std = (np.asarray(v) for v in scaler[:5])
     row = 0
-    for observations, actions, _ in trajectories:
+    for observations, actions in trajectories:
         for now in range(len(actions)):
             seen, mine = found.observation, first(found, row + 1)
             for i in range(window):
@@ -275,7 +275,7 @@ def test_a_context_is_that_of_the_training_windows():
     trajectories = episodes(6)
     scaler = fit_trajectory_scaler(trajectories)
     trained = windows(trajectories, scaler, 3, goal_length=1).observation
-    observations, actions, _ = trajectories[0]
+    observations, actions = trajectories[0]
     index = np.array([[0, 0, 0], [0, 0, 1], [2, 3, 4]])
     valid = np.array([[False, False, True], [False, True, True], [True] * 3])
     goal = np.broadcast_to(observations[-1:], (3, 1, 3))

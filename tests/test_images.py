@@ -32,7 +32,7 @@ from vdd_jax.models import vision
 from vdd_jax.policy import History
 from vdd_jax.tasks import TASKS, cameras
 from vdd_jax.tasks.planar import engine
-from vdd_jax.types import Trajectory
+from vdd_jax.types import SeenTrajectory
 
 pytest_plugins = "smoke_run"
 pytest.importorskip("mujoco", reason="mujoco is not installed")
@@ -44,7 +44,7 @@ def episode(length, start):
     """Numbers that name their row, and images of the same number."""
     rows = np.arange(start, start + length, dtype=np.float32)
     images = np.broadcast_to(rows[:, None, None, None, None], (length, *SHAPE))
-    return Trajectory(rows[:, None] * [1.0, -2.0], rows[:, None], images.astype(np.uint8))
+    return SeenTrajectory(rows[:, None] * [1.0, -2.0], rows[:, None], images.astype(np.uint8))
 
 
 def sees(images):

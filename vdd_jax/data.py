@@ -201,7 +201,7 @@ def windows(
       ValueError: when a trajectory is shorter than the goal, or holds NaN or infinity.
     """
     rows, rng = [], np.random.default_rng(0)
-    for number, (observations, actions, _) in enumerate(trajectories):
+    for number, (observations, actions) in enumerate(trajectories):
         length = len(actions)
         if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
             raise ValueError(f"trajectory {number} holds NaN or infinity")

@@ -169,7 +169,7 @@ def read_scaler(file: Path, published: Published) -> tuple[Scaler, float]:
     bound = 0.0
     if published.clips and low is not None and high is not None:
         bound = float(np.max(np.abs([(low - mean) / std, (high - mean) / std])))
-    return Scaler(*(jnp.asarray(v, jnp.float32) for v in scaler)), bound
+    return jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), scaler), bound
 
 
 def _write(config: ConfigDict, published: Published, scaler: Scaler, about: dict, out: Path):

@@ -27,7 +27,16 @@ class Trajectory(NamedTuple):
 
     observations: np.ndarray  # `[L, O]`
     actions: np.ndarray  # `[L, A]`
-    images: np.ndarray | None = None  # `[L, C, S, S, 3]` uint8, seen with each observation
+    images = None  # those of a SeenTrajectory
+
+
+class SeenTrajectory(Trajectory):
+    """With what cameras saw: `images` `[L, C, S, S, 3]` uint8, with each observation."""
+
+    def __new__(cls, observations, actions, images):
+        trajectory = super().__new__(cls, observations, actions)
+        trajectory.images = images
+        return trajectory
 
 
 class TaskSpec(NamedTuple):

@@ -1,5 +1,6 @@
 """What a network is shown of a context, by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,5 +61,5 @@ def test_any_batch_axes(history, batch):
         found = of(c, history, 1)
         assert found.shape[: len(batch)] == batch
         if batch:
-            one = of(type(c)(*(jnp.asarray(v[1, 2]) for v in c)), history, 1)
+            one = of(jax.tree.map(lambda v: jnp.asarray(v[1, 2]), c), history, 1)
             np.testing.assert_array_equal(one, found[1, 2])

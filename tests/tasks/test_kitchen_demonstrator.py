@@ -39,7 +39,7 @@ def test_doors_stay_open():
 def test_what_is_kept_is_what_was_done(singles):
     """Observations before actions, the actions in their range, the end as it was left."""
     for i in np.flatnonzero(singles.good)[:4]:
-        observations, actions, _ = singles.trajectories[i]
+        observations, actions = singles.trajectories[i]
         assert len(observations) == len(actions) <= 150 and np.abs(actions).max() <= 1
         assert solved(observations[-1])[singles.orders[i, 0]] and not solved(observations[0]).any()
 

@@ -83,7 +83,7 @@ def test_joints_of_a_pose():
 def test_a_recording_is_read_into_the_layout_of_the_task(tmp_path):
     write(tmp_path, record())
     (trajectory,) = stacking.read(tmp_path)
-    observations, actions, _ = trajectory
+    observations, actions = trajectory
     assert observations.shape == (5, 17) and actions.shape == (5, 5)
     assert observations.dtype == actions.dtype == np.float32
     pose = hand_pose(record()["robot"]["des_j_pos"])

@@ -12,7 +12,7 @@ from vdd_jax.tasks import cameras
 from vdd_jax.tasks.planar import engine, recording
 from vdd_jax.tasks.planar.physics import model_of
 from vdd_jax.tasks.recording_file import images_of, read_images, read_of_task
-from vdd_jax.types import Trajectory
+from vdd_jax.types import SeenTrajectory, Trajectory
 
 IMAGES = (len(cameras.CAMERAS), cameras.SIZE, cameras.SIZE, 3)
 
@@ -67,8 +67,8 @@ class WithImages:
             file = recording.cache_file(self.DEMONSTRATOR, task.episodes_per_mode, 0, images=True)
             what = "scripted demonstrator of vdd_jax"
             found = self._recorded(file, task.episodes_per_mode)
-        seen = [Trajectory(t.observations[:, : self.SPEC.observation_dim], t.actions,
-                           read_images(file, i, (len(t.actions), *IMAGES)))
+        seen = [SeenTrajectory(t.observations[:, : self.SPEC.observation_dim], t.actions,
+                               read_images(file, i, (len(t.actions), *IMAGES)))
                 for i, t in enumerate(found.trajectories)]
         return seen, {"demonstrations": f"{what}, {len(seen)} episodes with images",
                       "simulator": self.SIMULATOR, "episodes": len(seen),
