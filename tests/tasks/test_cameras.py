@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vdd_jax import stages
 from vdd_jax.tasks import cameras, record, recording_file
 from vdd_jax.tasks.planar import recording, sorting
 from vdd_jax.tasks.planar.physics import World, model_of
@@ -138,3 +139,8 @@ def test_what_works_is_chosen(monkeypatch, afresh, works, wanted, found):
     else:
         with pytest.raises(cameras.NoOpenGL, match="neither EGL nor OSMesa works here; install"):
             cameras.backend()
+
+
+def test_a_run_on_a_machine_that_cannot_draw_ends_with_a_sentence():
+    """`main` tells errors of these kinds, without a traceback."""
+    assert issubclass(cameras.NoOpenGL, stages.USER_ERRORS)

@@ -42,7 +42,7 @@ def hand_camera(above: float) -> str:
     return Camera("hand", (0.1, 0.0, above), (0.5**0.5, 0.0, 0.0, -(0.5**0.5)), 60.0).mjcf()
 
 
-class NoOpenGL(RuntimeError):
+class NoOpenGL(OSError):
     """Nothing can be drawn on this machine; the text is for the user."""
 
 
