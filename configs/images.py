@@ -7,8 +7,8 @@
 
 A ResNet-18 for each camera learns with the teacher; the student takes it over, and what it sees is
 encoded once. The scripted demonstrator is recorded and drawn once to the user's cache, 54 KiB a
-step, and all of it is held in memory: 60 demonstrations for each of six modes are about 5 GiB, as
-are 30 of stacking. The settings are those of `configs/planar.py`, and of the encoder those of D3IL
+step, and all of it is held in memory: 60 demonstrations for each of six modes of sorting are about
+8 GiB. The settings are those of `configs/planar.py`, and of the encoder those of D3IL
 (AdamW, 1e-4, weight decay 1e-6, crops); they have not been tuned. For a GPU: of `small`, with half
 its batch, one busy CPU core took more than 28 minutes for 1,000 iterations.
 """
