@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PLOT = ["matplotlib>=3.8"]
-SIM = ["mujoco>=3.3,<4"]
+SIM = ["mujoco>=3.3,<4", "pillow>=10"]  # images: official ones, and films
 # of it the files and the robot are used, which run in all of SIM's range
 KITCHEN = ["gymnasium-robotics>=1.3", *SIM]
 EXPORT = ["flatbuffers>=24.3", "onnx>=1.16", "onnxruntime>=1.18"]

@@ -27,9 +27,6 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
     if c["task.name"] in WITH_IMAGES:
         if c["task.goal_length"]:
             errors.append(f"{c['task.name']} has no goals: config.task.goal_length stays 0")
-        if "from_scratch" in c["stages"]:
-            errors.append(f"config.stages has 'from_scratch', but the student of {c['task.name']} "
-                          "takes over what its teacher has learned to see")
         if c["teacher.given"]:
             errors.append("config.teacher.given: a teacher that is given in Python sees no images")
     if c["task.contexts"] and not c["task.name"].startswith(

@@ -170,6 +170,16 @@ def build(config: ConfigDict, workdir: Path, given: Teacher | None = None) -> Pr
     return Problem(*found[:4], teacher, found.about, settings.teacher)
 
 
+def demonstrations(config: ConfigDict, workdir: Path) -> Data:
+    """`data`, for who learns from it alone: images are features of a teacher's encoder there too.
+
+    Raises:
+      CheckpointError: for images, when no teacher is there, or one of another task.
+      DataError: for demonstrations that cannot be used.
+    """
+    return data(config, load_teacher(config, workdir)[1] if spec(config).images else None)
+
+
 def teacher_workdir(config: ConfigDict, workdir: Path) -> Path:
     """Of the run that trained the teacher; a run that `config.teacher.workdir` names may have had
     it from another."""

@@ -92,7 +92,8 @@ def announce(config: ConfigDict, workdir: Path, mesh) -> str:
     }
     if "from_scratch" in config.stages:
         settings = config.from_scratch
-        lines |= {"method": f"{settings.method}, from demonstrations alone",
+        lines |= {"method": f"{settings.method}, from demonstrations"
+                            + (", images seen as by the teacher" if spec.images else " alone"),
                   "batch": f"{settings.batch_size // split} pairs per device",
                   "iterations": f"{settings.num_iterations:,}"}
     if "consistency" in config.stages:

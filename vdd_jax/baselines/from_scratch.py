@@ -1,4 +1,5 @@
-"""A mixture of experts from demonstrations alone: EM, IMC, or plain likelihood. No teacher.
+"""A mixture of experts from demonstrations alone: EM, IMC, or plain likelihood. No teacher, but for
+images: what they show is seen as a teacher has learned to, as every student here sees it.
 
 The student's own network, learned from N pairs (s, a). EM and IMC hold a weight of every pair for
 every expert, `[N, Z]`, renewed by an E-step over all pairs; between two of them the network takes
@@ -169,7 +170,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     `config` is the whole one; for the rest and what is raised see `training.run`.
     """
     settings = config.from_scratch
-    data = problem.data(config)
+    data = problem.demonstrations(config, workdir)
     model = problem.student(config)
     init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     mesh = sharding.make_mesh(config)

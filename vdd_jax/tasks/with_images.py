@@ -8,6 +8,7 @@ are recorded, and kept beside the recording, `tasks/recording_file.py` says how.
 
 from pathlib import Path
 
+from vdd_jax.formats import d3il_images
 from vdd_jax.tasks import cameras
 from vdd_jax.tasks.planar import engine, recording
 from vdd_jax.tasks.planar.physics import model_of
@@ -51,28 +52,45 @@ class WithImages:
 
     def load(self, task) -> tuple[list[Trajectory], dict]:
         """Demonstrations with images, and what they are; `task` is `config.task`, of which
-        `demonstrations` may be a file of `vdd_jax.tasks.record --images`.
+        `demonstrations` may be a file of `vdd_jax.tasks.record --images`, or a directory of
+        official recordings, `state` and `images`.
 
         Raises:
-          ValueError: it is something else, or images are missing.
+          FileNotFoundError: there is nothing.
+          ValueError: it is something else, damaged, or images are missing.
         """
-        given = task.demonstrations
+        given, discarded = task.demonstrations, 0
         if given and not given.endswith(".npz"):
-            raise ValueError(f"{given} is no file of vdd_jax.tasks.record --images; official "
-                             "recordings with images are not read")
-        if given:
-            file, what = Path(given), f"recording {given}"
-            found = read_of_task(given, self._task.SPEC)
+            what, seen = f"official recordings in {given}", self._official(Path(given))
         else:
-            file = recording.cache_file(self.DEMONSTRATOR, task.episodes_per_mode, 0, images=True)
-            what = "scripted demonstrator of vdd_jax"
-            found = self._recorded(file, task.episodes_per_mode)
-        seen = [SeenTrajectory(t.observations[:, : self.SPEC.observation_dim], t.actions,
-                               read_images(file, i, (len(t.actions), *IMAGES)))
-                for i, t in enumerate(found.trajectories)]
+            if given:
+                file, what = Path(given), f"recording {given}"
+                found = read_of_task(given, self._task.SPEC)
+            else:
+                file = recording.cache_file(self.DEMONSTRATOR, task.episodes_per_mode, 0,
+                                            images=True)
+                what = "scripted demonstrator of vdd_jax"
+                found = self._recorded(file, task.episodes_per_mode)
+            discarded = found.discarded
+            seen = [self._seen(t, read_images(file, i, (len(t.actions), *IMAGES)))
+                    for i, t in enumerate(found.trajectories)]
         return seen, {"demonstrations": f"{what}, {len(seen)} episodes with images",
                       "simulator": self.SIMULATOR, "episodes": len(seen),
-                      "discarded": found.discarded}
+                      "discarded": discarded}
+
+    def _seen(self, trajectory: Trajectory, images) -> SeenTrajectory:
+        own = trajectory.observations[:, : self.SPEC.observation_dim]
+        return SeenTrajectory(own, trajectory.actions, images)
+
+    def _official(self, directory: Path) -> list[SeenTrajectory]:
+        if directory.is_dir() and not d3il_images.is_here(directory):
+            raise ValueError(f"{directory} has no folders 'state' and 'images', of which official "
+                             "recordings with images consist")
+        states = directory / "state"
+        trajectories = self._task.read(states)
+        names = [file.stem for file in sorted(states.glob("*.pkl"))]
+        return [self._seen(t, d3il_images.read(directory, name, len(t.actions), cameras.SIZE))
+                for name, t in zip(names, trajectories, strict=True)]
 
     def _recorded(self, file: Path, episodes_per_mode: int):
         """As `recording.recorded`, drawn too.
