@@ -6,9 +6,10 @@
     python -m vdd_jax.main --config=configs/published.py:smoke_beso    a minute, for tests
     python -m vdd_jax.main --config=configs/published.py:smoke_ddpm    the same, DDPM
 
-TASK is avoiding, pushing, block_push, aligning, sorting_2, sorting_4, sorting_6, stacking or
-kitchen. Causal transformers over the window, joint distillation by the published bound (Zhou et al.
-2024). For a GPU; what any of them reaches has not been measured here.
+TASK is avoiding, pushing, block_push, aligning, sorting_2, sorting_4, sorting_6, stacking,
+kitchen, sorting_image or stacking_image. Causal transformers over the window, joint distillation by
+the published bound (Zhou et al. 2024). For a GPU; what any of them reaches has not been measured
+here.
 
 Known of teachers: D3IL's of all its tasks, BESO's of block push and kitchen. Known of students:
 with BESO avoiding, block push and kitchen; with DDPM avoiding, aligning and pushing. Not known, so
@@ -17,14 +18,16 @@ that something else stands here:
 * the student of pushing and aligning with BESO: that of DDPM, at Avoiding's noise levels;
 * DDPM teacher and student of block push and kitchen: BESO's networks, D3IL's chain of 16 steps,
   noise as of pushing;
-* students of sorting and stacking: Avoiding's heads on a trunk of the teacher's sizes, noise as of
-  Avoiding with BESO, as of pushing with DDPM;
+* students of sorting and stacking, with images too: Avoiding's heads on a trunk of the teacher's
+  sizes, noise as of Avoiding with BESO, as of pushing with DDPM;
 * the number of updates of D3IL's teachers, which is told in epochs (aligning and sorting_2 500,
   sorting_4, sorting_6 and stacking 200) of recordings that are not here: Avoiding's 20,000.
 
 Otherwise as published but: D3IL gives its chain for pushing 64 steps, VDD distils one of 16; a goal
 of block push is shown whole, not the blocks alone; chains are clipped at the largest action of the
-scripted demonstrators, scaled. Official recordings: --config.task.demonstrations=PATH.
+scripted demonstrators, scaled; images are cropped at random, and stacking is shown 180
+demonstrations with images (1,095 were recorded), which are 6 GiB in memory. Official recordings:
+--config.task.demonstrations=PATH.
 """
 
 import runpy
@@ -72,6 +75,11 @@ BOTH = {  # task → what differs from Avoiding with either teacher
         "student": {**GOALS, "trunk_depth": 6, "head_width": 256, "attention_dropout": 0.1},
         "evaluate": {"num_episodes": 100}},
 }
+# D3IL's of tasks with images: networks of Avoiding's sizes, and 100 demonstrations of sorting
+SEEN = {"learning_rate": 1e-4, "weight_decay": 1e-6, "batch_size": 64}
+BOTH |= {f"{task}_image": {
+    "task": {"episodes_per_mode": episodes}, "teacher": SEEN, "evaluate": {"num_episodes": 1080}}
+    for task, episodes in (("sorting", 17), ("stacking", 30))}
 BESO = {  # task → its BESO teacher, its noise levels
     "pushing": {"teacher": {"sampler": {"num_steps": 64}}},
     "aligning": {
@@ -80,6 +88,8 @@ BESO = {  # task → its BESO teacher, its noise levels
     "sorting_4": {"teacher": {"sampler": {"num_steps": 16}}},
     "sorting_6": {"teacher": {"sampler": {"num_steps": 16}}},
     "stacking": {"teacher": {"sigma_min": 0.01, "sampler": {"num_steps": 16}}},
+    "sorting_image": {"teacher": {"sampler": {"num_steps": 16}}},
+    "stacking_image": {"teacher": {"sigma_min": 0.01, "sampler": {"num_steps": 16}}},
     "block_push": {"teacher": {
         "sigma_min": 0.05, "sampler": {"kind": "ddim", "num_steps": 3, "spacing": "time"}}},
     "kitchen": {
@@ -91,7 +101,8 @@ BESO = {  # task → its BESO teacher, its noise levels
 STEPS = {"aligning": (4,)}  # task → those of the chain at which it is distilled
 OTHERS = (2, 3, 4, 5, 6)
 # largest scaled action; of sorting_2 and sorting_4 it is below Avoiding's 3, of kitchen not known
-CLIPS = {"pushing": 3.5, "aligning": 5.2, "stacking": 3.8, "block_push": 1.0, "kitchen": 5.0}
+CLIPS = {"pushing": 3.5, "aligning": 5.2, "stacking": 3.8, "stacking_image": 3.8,
+         "block_push": 1.0, "kitchen": 5.0}
 TASKS = tuple(f"{task}_{family}" for task in BOTH for family in ("beso", "ddpm"))
 
 

@@ -465,8 +465,8 @@ def tiny_networks(monkeypatch):
 
 def test_table_3_times_policies_that_act(tiny_networks, tmp_path):
     """Every one of them, with the goal; the record can be shown again."""
-    config, sizes = published_sizes.SIZES["kitchen"]()
-    actors = published_sizes.policies(config, sizes)
+    sized = published_sizes.SIZES["kitchen"]()
+    sizes, actors = sized.sizes, published_sizes.policies(sized)
     seen = published_sizes.step_jax.random_windows(sizes, 1).observation
     given = table3.History(seen.observations[0], None, seen.past_actions[0], seen.goal[0])
     for name, actor in actors.items():
@@ -474,7 +474,7 @@ def test_table_3_times_policies_that_act(tiny_networks, tmp_path):
         assert action.shape == (3,) and np.isfinite(action).all(), name
     assert [actors[name].network_calls for name in ("DDPM, 2 calls", "CTM, 2 calls")] == [2, 2]
 
-    found = table3.measure(actors, sizes, rounds=2, each=2)
+    found = table3.measure(actors, sizes, (), rounds=2, each=2)
     assert all(len(times) == 2 and min(times) > 0 for times in found.values())
     of = table3.summary({published_sizes.VDD: [1.0, 2.0], "CD, 1 call": [3.0, 8.0]})
     assert of["CD, 1 call"] == {"ms": [5.5, 3.0, 8.0], "ratio_to_vdd": [3.5, 3.0, 4.0]}
@@ -488,12 +488,37 @@ def test_table_3_times_policies_that_act(tiny_networks, tmp_path):
         ["5.500 [3.000, 8.000]", "3.50 [3.00, 4.00]"]]
 
 
+def test_table_3_times_policies_that_see(tiny_networks, monkeypatch):
+    """Images are part of an action's time, and are seen by all."""
+    config, sizes = published_sizes.SIZES["kitchen"]()[:2]
+    config.teacher.vision.update(channels=(16,), width=4)
+    monkeypatch.setattr(published_sizes, "CALLS", {"DDPM": (), "BESO": (), "CD": (1,),
+                                                   "CTM": ()})
+    sizes, images = sizes._replace(goal_length=0), (2, 16, 16, 3)
+    actors = published_sizes.policies(published_sizes.Sized(config, sizes, images))
+    assert all(len(times) == 1 for times in table3.measure(actors, sizes, images, 1, 1).values())
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, sizes.window, *images), np.uint8)
+    seen = table3.History(np.zeros((2, sizes.window, 5)), images=frames,
+                          past_actions=np.zeros((2, sizes.window - 1, 3)))
+    for name, actor in actors.items():
+        key = jax.random.key(0)
+        moved = actor.act(seen, key) - actor.act(seen._replace(images=frames[::-1]), key)
+        assert actor.scaler.encode is not None and moved.shape == (2, 3)
+        # a last layer of zeros, as others have at first, sees nothing
+        assert np.abs(moved).max() > 1e-6 or not name.startswith("VDD"), name
+
+
 def test_published_sizes_are_those_of_the_configuration():
-    config, sizes = published_sizes.avoiding()
+    config, sizes, images = published_sizes.SIZES["avoiding"]()
+    assert images == ()
     assert (config.teacher.width, config.teacher.depth, config.student.num_experts) == (72, 4, 8)
     assert (sizes.observation_dim, sizes.action_dim, sizes.window, sizes.goal_length) == (
         4, 2, 5, 0)
     assert published_sizes.kitchen().config.teacher.width == 360
+    config, sizes, images = published_sizes.SIZES["sorting_image"]()
+    assert images == (2, 96, 96, 3) and (sizes.observation_dim, sizes.window) == (2, 5)
+    assert (config.teacher.width, config.teacher.vision.width) == (72, 64)
 
 
 # ---- for real

@@ -13,7 +13,7 @@ from runs import ROOT
 from vdd_jax import problem, teachers
 from vdd_jax.baselines import consistency
 from vdd_jax.data import Scaler
-from vdd_jax.models import denoiser
+from vdd_jax.models import denoiser, vision
 from vdd_jax.models.moe import MixtureOfExperts
 from vdd_jax.policy import Policy
 from vdd_jax.sampled_policy import SampledPolicy
@@ -29,30 +29,39 @@ CALLS = {"DDPM": (1, 2, 4, 8, 16), "BESO": (1, 2, 4, 8, 16), "CD": (1, 2, 4), "C
 class Sized(NamedTuple):
     config: ConfigDict
     sizes: Sizes  # of observations and actions
+    images: tuple[int, ...] = ()  # (C, S, S, 3)
 
 
-def avoiding() -> Sized:
-    config = runpy.run_path(str(ROOT / "configs" / "avoiding_beso.py"))["get_config"]()
+def configured(file: str, variant: str = "") -> Sized:
+    config = runpy.run_path(str(ROOT / "configs" / file))["get_config"](variant)
     spec = problem.spec(config)
     return Sized(config, Sizes(spec.observation_dim, spec.action_dim, config.task.window,
-                               goal_length=0))
+                               goal_length=0), spec.images)
 
 
 def kitchen() -> Sized:
     return Sized(step_jax.configure(Sizes(), "last", 1), Sizes())
 
 
-SIZES = {"avoiding": avoiding, "kitchen": kitchen}
+SIZES = {"avoiding": partial(configured, "avoiding_beso.py"), "kitchen": kitchen,
+         "sorting_image": partial(configured, "published.py", "sorting_image_beso")}
 
 
-def policies(config: ConfigDict, sizes: Sizes) -> dict[str, Policy | SampledPolicy]:
+def policies(sized: Sized) -> dict[str, Policy | SampledPolicy]:
     """'method, N call(s)' → policy, VDD first."""
+    config, sizes, images = sized
     o, a = sizes.observation_dim, sizes.action_dim
     scaler = jax.device_put(Scaler(*(make(n, np.float32) for make, n in (
         (np.zeros, a), (np.ones, a), (np.zeros, o), (np.ones, o), (np.ones, o)))))
-    shared = {"observation_dim": o, "action_dim": a, "window": sizes.window,
+    shared = {"observation_dim": o, "action_dim": a, "window": sizes.window, "images": images,
               "goal_length": sizes.goal_length, "matmul": problem.MATMUL[config.precision]}
     example, key = step_jax.random_windows(sizes, 1), jax.random.key(0)
+    if images:  # all see by the same encoder
+        encoder, frames = vision.encoder(config.teacher), np.zeros((1, sizes.window, *images),
+                                                                   np.uint8)
+        encode = jax.tree_util.Partial(encoder.apply, jax.jit(encoder.init)(key, frames))
+        scaler = scaler._replace(encode=encode)
+        example = example._replace(observation=example.observation.with_features(encode(frames)))
     model = MixtureOfExperts(action_dim=a, **config.student.to_dict())
     params = jax.jit(model.init)(key, example.observation)["params"]
     found = {VDD: Policy(params, scaler, model.apply, min_weight=config.policy.min_weight,

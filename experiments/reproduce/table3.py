@@ -33,14 +33,15 @@ NOTES = (
     "rounds of a round's median [least, greatest]. Ratio: to VDD in the same round; above 1 is "
     "slower than VDD.",
     "Avoiding: the networks of configs/avoiding_beso.py. Kitchen: those of "
-    "experiments/benchmarks/actions.py. DDPM is the same network in a VP chain, CD and CTM the "
-    "same as consistency models. Random weights.",
-    "Sizes of the image tasks come with these tasks, which are not there yet. The paper's "
-    "milliseconds could not be recovered.")
+    "experiments/benchmarks/actions.py. Sorting with images: those of configs/published.py; all "
+    "encode the images of the whole window with each action, whose share is the same. DDPM is the "
+    "same network in a VP chain, CD and CTM the same as consistency models. Random weights.",
+    "The paper's milliseconds could not be recovered.")
 
 
-def measure(actors: dict, sizes, rounds: int, each: int) -> dict:
-    """Milliseconds of every policy, its median in each round; `sizes` of what they see."""
+def measure(actors: dict, sizes, images: tuple[int, ...], rounds: int, each: int) -> dict:
+    """Milliseconds of every policy, its median in each round; `sizes` and `images` of what they
+    see."""
     random = np.random.default_rng(0)
 
     def normal(*shape):
@@ -49,7 +50,8 @@ def measure(actors: dict, sizes, rounds: int, each: int) -> dict:
     seen = History(
         normal(sizes.window, sizes.observation_dim),
         past_actions=normal(sizes.window - 1, sizes.action_dim),
-        goal=normal(sizes.goal_length, sizes.observation_dim) if sizes.goal_length else None)
+        goal=normal(sizes.goal_length, sizes.observation_dim) if sizes.goal_length else None,
+        images=random.integers(0, 256, (sizes.window, *images), np.uint8) if images else None)
     keys = list(jax.random.split(jax.random.key(1), each))
 
     def calls(actor, num):
@@ -106,10 +108,10 @@ def main(argv: list[str]) -> None:
             "rounds": asked.rounds, "each": asked.each, "commit": runs_lib.commit(),
             "command": command("table3", argv), "sizes": {}}
         for name in asked.sizes:
-            config, sizes = SIZES[name]()
+            sized = SIZES[name]()
             print(f"[{name}]", flush=True)
-            record["sizes"][name] = summary(
-                measure(policies(config, sizes), sizes, asked.rounds, asked.each))
+            record["sizes"][name] = summary(measure(
+                policies(sized), sized.sizes, sized.images, asked.rounds, asked.each))
     said = [*NOTES, f"{record['device']} ({record['cpu']}), jax {record['versions']['jax']}; "
             f"{record['rounds']} rounds of {record['each']} calls each.",
             f"Commit {record['commit']}. Command: `{record['command']}`"]

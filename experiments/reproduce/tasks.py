@@ -21,6 +21,13 @@ def _variants(task: str, small: str, *keys: str) -> dict[str, dict[str, tuple[st
     }
 
 
+def _images(task: str, small: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """As `_variants`; the sizes for tests are of cameras too."""
+    tiny = ("configs/images.py:smoke", f"--config.task.name={task}",
+            "--config.evaluate.teacher_steps=(1,)")
+    return _variants(task, small) | {"smoke": {"beso": tiny, "ddpm": (*tiny, *VP)}}
+
+
 FAMILIES = ("ddpm", "beso")
 # task → variant → family of the teacher → configuration, and keys set beside it
 TASKS = {
@@ -40,11 +47,14 @@ TASKS = {
        for task in ("pushing", "aligning", "sorting_2", "sorting_4", "sorting_6")},
     "stacking": _variants("stacking", "configs/stacking.py"),
     "kitchen": _variants("kitchen", "configs/kitchen.py"),
+    "sorting_image": _images("sorting_image", "configs/images.py"),
+    "stacking_image": _images("stacking_image", "configs/images.py:stacking"),
 }
 # task → measure → how `paper.json` calls it, where it is not the success
 PRINTED = {
     "block_push": {"goal_reached": "block_push"},
     "stacking": {"success_1": "stacking_1", "success_2": "stacking_2"},
+    "stacking_image": {"success_1": "stacking_image"},  # how many boxes, is not told
     "kitchen": {"subtasks_of_goal": "kitchen"},
 }
 
