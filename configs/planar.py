@@ -11,7 +11,7 @@
 
 Without --config.task.demonstrations=DIR (official recordings) a scripted demonstrator drives, which
 is recorded once to the user's cache. The settings are those of Avoiding but for the window and
-that every expert acts, however rare; what was measured, with fewer iterations, stands in
+that every expert acts, however rare, and the number of demonstrations; what was measured stands in
 experiments/results/planar.md. The published ones: configs/published.py.
 """
 
@@ -27,13 +27,13 @@ def get_config(variant: str = ""):
     config.task.window = 1
     config.stages = ("train_teacher", "distill", "evaluate")
     # the features of a box are many: half of Avoiding's frequencies
-    config.teacher.update(fourier=2, num_iterations=30_000)
+    config.teacher.update(fourier=2, num_iterations=12_000)
     config.student.update(
         num_experts=16, trunk="residual_mlp", trunk_width=256, trunk_depth=2, head_depth=0,
         gating_width=128, gating_depth=2, activation="silu", std_floor=0.02, fourier=2,
     )
     config.distill.update(
-        num_iterations=15_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
+        num_iterations=10_000, trunk_from_teacher=True, warm_start=0.9, warm_batch_size=512,
         learning_rate=1e-3, gating_learning_rate=1e-3,
         actions="teacher", teacher_actions=400_000, actions_steps=18,
         batch_size=128, samples_per_state=1, likelihood_weight=1.0, weight_by_gating=True,
