@@ -94,7 +94,7 @@ def run(config: ConfigDict, actor, key: jax.Array, num_episodes: int, encode=Non
     if config.task.simulator == "official":
         start = time.perf_counter()
         try:
-            episodes = official.rollout(config.task, actor, key, num_episodes)
+            episodes = official.rollout(config.task, actor, key, num_episodes, encode)
         except ImportError as error:
             raise ConfigError(f"config.task.simulator is 'official', but {error}") from error
         return episodes, time.perf_counter() - start

@@ -37,8 +37,8 @@ _NAMES = {"allowed": lambda v: all(isinstance(name, str) and name for name in v)
 _SHARE = {"allowed": lambda v: 0 <= v < 1, "expected": "in [0, 1)"}
 
 # tasks whose official simulator can be driven
-OFFICIAL = ("avoiding", "pushing", "aligning", "sorting_2", "sorting_4", "sorting_6", "stacking",
-            "block_push")
+OFFICIAL = ("avoiding", "pushing", "aligning", "sorting_2", "sorting_4", "sorting_6",
+            "sorting_image", "stacking", "stacking_image", "block_push")
 WITH_IMAGES = ("sorting_image", "stacking_image")
 STUDENTS = ("distill", "from_scratch", "consistency")  # stages that make one
 

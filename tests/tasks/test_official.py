@@ -157,6 +157,42 @@ def test_sorting(monkeypatch, n, limit):
     assert d3il.mode_of(f"sorting_{n}", 0b11111111) == -1
 
 
+FRAMES = np.random.default_rng(0).integers(0, 256, (6, 2, 4, 4, 3)).astype(np.uint8)
+
+
+def observe_images(self):
+    """The arm and two images, blue first, of the number of the step."""
+    return np.zeros(2), *FRAMES[self.count, ..., ::-1]
+
+
+def corners(images):
+    """Features that tell red from blue, and one camera from the other."""
+    return jnp.concatenate([images[:, 0, 0, 0, :2], images[:, 1, 0, 0, 2:]], -1) / 1.0
+
+
+def test_sorting_is_shown_images(monkeypatch):
+    """What was commanded and the features of what is seen now, in place of the boxes."""
+    info, seen = {"mode": np.packbits([0, 1, 1, 0])[0], "success": True}, []
+    made = environment(monkeypatch, "sorting_image", 0, info, observe=observe_images)
+
+    def watch(history, valid, key):
+        jax.debug.callback(lambda h: seen.append(np.array(h)), history, ordered=True)
+        return right(history, valid, key)
+
+    episodes, _ = closed_loop.run(config_of("sorting_image"), watch, KEY, 1,
+                                  jax.tree_util.Partial(corners))
+    jax.effects_barrier()
+    (simulator,) = made.made
+    assert simulator.arguments == {"num_boxes": 4, "max_steps_per_episode": 700,
+                                   "if_vision": True}
+    for i in range(3):
+        features = [*FRAMES[i, 0, 0, 0, :2], FRAMES[i, 1, 0, 0, 2]]
+        np.testing.assert_allclose(seen[i][0, 1], [0.5 + 0.01 * i, -0.3, *features], atol=1e-6)
+    found = TASKS["sorting_image"].score(episodes)
+    assert found["success"] == 1.0
+    assert found["mode_histogram"][orders(4).index((0, 1, 1, 0))] == 1
+
+
 def test_modes_of_pushing():
     """red→red first, green→green first, red→green first, green→red first; none."""
     assert [d3il.mode_of("pushing", m) for m in (0, 1, 2, 3, -1)] == [0, 3, 1, 2, -1]
@@ -217,6 +253,22 @@ def test_stacking_commands_are_joints_of_the_moved_pose(monkeypatch, capsys):
     np.testing.assert_allclose(
         TASKS["stacking"].past_actions(episodes.observations[0])[:, :4],
         np.tile(move[:4], (4, 1)), atol=1e-6)
+
+
+def test_stacking_is_shown_images(monkeypatch):
+    """Pose and width of the hand, and features; where boxes are is not known."""
+    made = environment(monkeypatch, "stacking_image", None,
+                       **{**Arm.__dict__, "observe": observe_images})
+    ran = official.rollout(config_of("stacking_image").task,
+                           lambda h, v, k: jnp.zeros((1, 1, 5)), KEY, 1,
+                           jax.tree_util.Partial(corners))
+    assert made.made[0].arguments == {"max_steps_per_episode": 1200, "if_vision": True}
+    features = [*FRAMES[0, 0, 0, 0, :2], FRAMES[0, 1, 0, 0, 2]]
+    np.testing.assert_allclose(ran.observations[0, 0], [*hand_pose(READY[None])[0], 0.08,
+                                                        *features], atol=1e-6)
+    assert np.isnan(ran.final_boxes).all()
+    found = TASKS["stacking_image"].score(ran)
+    assert (found["success"], found["success_2"]) == (1.0, 1.0)
 
 
 def test_commands_of_stacking_stay_above_the_table(monkeypatch):

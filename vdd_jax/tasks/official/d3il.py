@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdd_jax.data import encoded
 from vdd_jax.tasks.official.episode import Steps, drive, padded
 from vdd_jax.tasks.planar.d3il import raw_contexts
 from vdd_jax.tasks.planar.engine import asking
@@ -30,10 +31,15 @@ ENVIRONMENTS = {  # task → module, class, its arguments, numbers of a command 
     "pushing": ("pushing", "Block_Push_Env", {}, 2),
     **{f"sorting_{n}": ("sorting", "Sorting_Env", {"num_boxes": n, "max_steps_per_episode": most},
                         2) for n, most in ((2, 500), (4, 700), (6, 1200))},
+    "sorting_image": ("sorting", "Sorting_Env", {
+        "num_boxes": 4, "max_steps_per_episode": 700, "if_vision": True}, 2),
 }
 TASKS = tuple(ENVIRONMENTS)
-ENVIRONMENTS["stacking"] = (  # driven by stacking.py
-    "stacking", "CubeStacking_Env", {"max_steps_per_episode": 1000}, 5)
+ENVIRONMENTS |= {  # driven by stacking.py
+    "stacking": ("stacking", "CubeStacking_Env", {"max_steps_per_episode": 1000}, 5),
+    "stacking_image": ("stacking", "CubeStacking_Env", {
+        "max_steps_per_episode": 1200, "if_vision": True}, 5),
+}
 PUSHED = (0, 3, 1, 2)  # the simulator's modes of pushing → 2 · first box + its target
 WAYS = (2, 3, 4)  # through each row of avoiding; the simulator's code has one bit for each
 
@@ -74,9 +80,23 @@ def start(name: str):
     return simulator
 
 
-def rollout(task, actor, key, num_episodes: int) -> Episodes:
+def looking(encode):
+    """`shown(what the simulator observes) → numbers beside the robot's`: those of the boxes, or
+    where `encode`, `[1, C, S, S, 3] → [1, F]`, is given the features of its two images, whose
+    colours come with blue first."""
+    if encode is None:
+        return lambda observed: observed
+
+    def shown(observed):
+        _, *frames = observed
+        return np.asarray(encoded(np.stack(frames)[None, ..., ::-1], encode))[0]
+
+    return shown
+
+
+def rollout(task, actor, key, num_episodes: int, encode=None) -> Episodes:
     """Episodes of a policy; the contexts of `task.contexts` in turn, drawn where there are none."""
-    simulator, found = start(task.name), []
+    simulator, shown, found = start(task.name), looking(encode), []
     contexts = raw_contexts(task.contexts) if task.contexts else None
     ask = asking(actor, 1, ENVIRONMENTS[task.name][3], task.execute_steps)
     for i in range(num_episodes):
@@ -84,7 +104,7 @@ def rollout(task, actor, key, num_episodes: int) -> Episodes:
         if task.name != "avoiding":  # which always begins alike
             begin = {"random": contexts is None,
                      "context": None if contexts is None else contexts[i % len(contexts)]}
-        steps = drive(Stepped(simulator, task.name, begin), ask, key, i, task.window,
+        steps = drive(Stepped(simulator, task.name, begin, shown), ask, key, i, task.window,
                       task.execute_steps)
         found.append((steps, i % len(contexts) if contexts is not None else i))
     return episodes(task.name, found)
@@ -93,8 +113,8 @@ def rollout(task, actor, key, num_episodes: int) -> Episodes:
 class Stepped:
     """An environment as `episode.drive` takes it."""
 
-    def __init__(self, simulator, name: str, begin: dict):
-        self.simulator, self.name, self.begin = simulator, name, begin
+    def __init__(self, simulator, name: str, begin: dict, shown):
+        self.simulator, self.name, self.begin, self.shown = simulator, name, begin, shown
         self.size = ENVIRONMENTS[name][3]
 
     def reset(self) -> np.ndarray:
@@ -102,7 +122,7 @@ class Stepped:
             seen = self.simulator.reset(**self.begin)
         pose = np.asarray(self.simulator.robot_state(), float)
         self.desired, self.height = pose[: self.size], pose[self.size :]
-        return np.concatenate([self.desired, seen])
+        return np.concatenate([self.desired, self.shown(seen)])
 
     def step(self, action: np.ndarray):
         """One control step → observation, done, what happened."""
@@ -113,7 +133,8 @@ class Stepped:
         seen, _, done, info = self.simulator.step(
             np.concatenate([self.desired, self.height, DOWNWARD]))
         mode, success = info if avoiding else (info["mode"], info["success"])
-        return np.concatenate([self.desired, seen]), bool(done), (mode, bool(success), touched)
+        return (np.concatenate([self.desired, self.shown(seen)]), bool(done),
+                (mode, bool(success), touched))
 
 
 def episodes(name: str, found: list[tuple[Steps, int]]) -> Episodes:
@@ -139,6 +160,6 @@ def mode_of(name: str, mode) -> int:
         return PUSHED[int(mode)] if mode >= 0 else -1
     if name == "aligning":
         return int(mode)
-    n = int(name.rsplit("_", 1)[1])
+    n = ENVIRONMENTS[name][2]["num_boxes"]
     colours = tuple(int(bit) for bit in np.unpackbits(np.uint8(mode))[:n])  # the first box first
     return orders(n).index(colours) if colours in orders(n) else -1

@@ -8,7 +8,8 @@ policy of this library sees and moves the pose of the hand in place of the joint
 commanded joints become a pose by forward kinematics, a commanded pose becomes joints by inverse
 kinematics with the hand pointing down, from the joints commanded last. Poses are kept within the
 bounds of the task's own simulator. An episode ends when the simulator says so, one step after
-success; success and orders are those of its last step. Tried on stand-ins alone.
+success; success and orders are those of its last step. With images it does not tell where the boxes
+are. Tried on stand-ins alone.
 """
 
 import contextlib
@@ -29,14 +30,14 @@ JOINTS, SIZE = 7, 5
 LETTERS = "rgb"  # of the boxes, in the simulator's modes
 
 
-def rollout(task, actor, key, num_episodes: int) -> Episodes:
+def rollout(task, actor, key, num_episodes: int, encode=None) -> Episodes:
     """Episodes of a policy; the contexts of `task.contexts` in turn, drawn where there are none."""
-    simulator, found = d3il.start("stacking"), []
+    simulator, shown, found = d3il.start(task.name), d3il.looking(encode), []
     contexts = raw_contexts(task.contexts) if task.contexts else None
     ask = asking(actor, 1, SIZE, task.execute_steps)
     for i in range(num_episodes):
         context = None if contexts is None else contexts[i % len(contexts)]
-        found.append(drive(Stepped(simulator, context), ask, key, i, task.window,
+        found.append(drive(Stepped(simulator, context, shown), ask, key, i, task.window,
                            task.execute_steps))
     success, events, boxes = (
         np.array(column) for column in zip(*(steps.last for steps in found), strict=True))
@@ -57,8 +58,8 @@ class Stepped:
 
     size = SIZE
 
-    def __init__(self, simulator, context):
-        self.simulator, self.context = simulator, context
+    def __init__(self, simulator, context, shown):
+        self.simulator, self.context, self.shown = simulator, context, shown
 
     def reset(self) -> np.ndarray:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -66,7 +67,7 @@ class Stepped:
         arm = np.asarray(self.simulator.robot_state()[0], float)  # joints and width as measured
         self.joints, self.count = arm[:JOINTS], 0
         self.events = np.full((NUM_BOXES, 1), -1)
-        first = ours(np.concatenate([arm, seen]))
+        first = ours(np.concatenate([arm, self.shown(seen)]))
         self.desired = first[:SIZE]
         return first
 
@@ -81,7 +82,9 @@ class Stepped:
             box = LETTERS.index(letter)
             if self.events[box, 0] < 0:
                 self.events[box, 0] = self.count
-        boxes = np.reshape(np.asarray(seen, float), (NUM_BOXES, 4))
-        poses = np.concatenate([boxes[:, :2], np.arctan(boxes[:, 3:])], 1)
-        return (np.concatenate([self.desired, seen]), bool(done),
+        poses = np.full((NUM_BOXES, 3), np.nan)
+        if not isinstance(seen, tuple):
+            boxes = np.reshape(np.asarray(seen, float), (NUM_BOXES, 4))
+            poses = np.concatenate([boxes[:, :2], np.arctan(boxes[:, 3:])], 1)
+        return (np.concatenate([self.desired, self.shown(seen)]), bool(done),
                 (bool(info["success"]), self.events.copy(), poses))
