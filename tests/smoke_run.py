@@ -21,8 +21,12 @@ from vdd_jax import stages
 
 @pytest.fixture(scope="session", autouse=True)
 def remember_compiled_programs(tmp_path_factory):
-    """Most of a test's time is compilation; runs of one configuration compile once a session."""
-    folder = str(tmp_path_factory.mktemp("xla"))
+    """Most of a test's time is compilation; runs of one configuration compile once a session, in
+    whichever of the processes that share the tests."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = str(tmp_path_factory.getbasetemp().parent / "xla")
+    else:
+        folder = str(tmp_path_factory.mktemp("xla"))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

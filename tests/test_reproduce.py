@@ -492,7 +492,7 @@ def test_table_3_times_policies_that_see(tiny_networks, monkeypatch):
     """Images are part of an action's time, and are seen by all."""
     config, sizes = published_sizes.SIZES["kitchen"]()[:2]
     config.teacher.vision.update(channels=(16,), width=4)
-    monkeypatch.setattr(published_sizes, "CALLS", {"DDPM": (), "BESO": (), "CD": (1,),
+    monkeypatch.setattr(published_sizes, "CALLS", {"DDPM": (1,), "BESO": (), "CD": (),
                                                    "CTM": ()})
     sizes, images = sizes._replace(goal_length=0), (2, 16, 16, 3)
     actors = published_sizes.policies(published_sizes.Sized(config, sizes, images))

@@ -38,8 +38,8 @@ _SHARE = {"allowed": lambda v: 0 <= v < 1, "expected": "in [0, 1)"}
 
 # tasks whose official simulator can be driven
 OFFICIAL = ("avoiding", "pushing", "aligning", "sorting_2", "sorting_4", "sorting_6",
-            "sorting_image", "stacking", "stacking_image", "block_push")
-WITH_IMAGES = ("sorting_image", "stacking_image")
+            "sorting_image", "sorting_2_image", "stacking", "stacking_image", "block_push")
+WITH_IMAGES = ("sorting_image", "sorting_2_image", "stacking_image")
 STUDENTS = ("distill", "from_scratch", "consistency")  # stages that make one
 
 KEYS: dict[str, Key] = {
@@ -58,7 +58,8 @@ KEYS: dict[str, Key] = {
     # ---- the task
     "task.name": Key("toy", "which task", **_one_of(
         "toy", "toy1d", "avoiding", "block_push", "pushing", "aligning", "sorting_2", "sorting_4",
-        "sorting_6", "sorting_image", "stacking", "stacking_image", "kitchen", "recorded")),
+        "sorting_6", "sorting_image", "sorting_2_image", "stacking", "stacking_image", "kitchen",
+        "recorded")),
     "task.observation_dim": Key(
         0, "toy: numbers in an observation; 0: a fixed target. recorded: the same; 0: as in the "
         "data", **_at_least(0),

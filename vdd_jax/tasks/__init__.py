@@ -16,8 +16,9 @@ TASKS = {
     "sorting_4": sorting.SORTING_4,
     "sorting_6": sorting.SORTING_6,
     # of the robot its commanded place; of the hand that stacks place and width
-    "sorting_image": WithImages("sorting_image", sorting.SORTING_4, 2,
-                                sorting.EPISODES_PER_CONTEXT[4]),
+    **{name: WithImages(name, of, 2, sorting.EPISODES_PER_CONTEXT[of.num_boxes])
+       for name, of in (("sorting_image", sorting.SORTING_4),
+                        ("sorting_2_image", sorting.SORTING_2))},
     "stacking": stacking,
     "stacking_image": WithImages("stacking_image", stacking, 5, stacking.EPISODES_PER_CONTEXT),
     "kitchen": kitchen,

@@ -9,7 +9,7 @@ file, so that the same command goes on after an interruption, to the same bits. 
 
 With --images, and for the tasks that are seen by cameras, what two of them see is drawn too
 (MuJoCo's tasks), into the directory FILE.images. Such a file of sorting_4 can be given to
-sorting_image, too, and one of stacking to stacking_image.
+sorting_image, too, of sorting_2 to sorting_2_image, and of stacking to stacking_image.
 """
 
 import argparse

@@ -31,8 +31,9 @@ ENVIRONMENTS = {  # task → module, class, its arguments, numbers of a command 
     "pushing": ("pushing", "Block_Push_Env", {}, 2),
     **{f"sorting_{n}": ("sorting", "Sorting_Env", {"num_boxes": n, "max_steps_per_episode": most},
                         2) for n, most in ((2, 500), (4, 700), (6, 1200))},
-    "sorting_image": ("sorting", "Sorting_Env", {
-        "num_boxes": 4, "max_steps_per_episode": 700, "if_vision": True}, 2),
+    **{name: ("sorting", "Sorting_Env", {
+        "num_boxes": n, "max_steps_per_episode": most, "if_vision": True}, 2)
+       for name, n, most in (("sorting_image", 4, 700), ("sorting_2_image", 2, 500))},
 }
 TASKS = tuple(ENVIRONMENTS)
 ENVIRONMENTS |= {  # driven by stacking.py
