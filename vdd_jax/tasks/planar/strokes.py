@@ -57,37 +57,49 @@ def candidates(rng: np.random.Generator, reach: float) -> Stroke:
                   (direction + 0.08 * noise[1]).ravel())
 
 
-def predict(pose: np.ndarray, stroke: Stroke, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Poses after each `RESOLUTION` of a stroke.
+def pushed(stroke: Stroke, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """A box at the origin after each `RESOLUTION` of a stroke; how it moves does not depend on
+    where it is.
 
     Args:
-      pose: `[B, 3]` x, y, yaw. stroke: fields `[S]`.
+      stroke: fields `[S]`.
 
     Returns:
-      `[B, S, P, 3]` poses, and `[B, S, P]` whether the contact still holds there.
+      `[S, P, 3]` x, y, yaw, and `[S, P]` whether the contact still holds there.
     """
-    b, s, p = len(pose), len(stroke.face), int(LONGEST / RESOLUTION)
-    at = np.broadcast_to(pose[:, None], (b, s, 3)).copy()
     turn = stroke.face * (np.pi / 2)
     # The contact in the box's frame.
     rx = problem.depth * np.cos(turn) - stroke.offset * np.sin(turn)
     ry = problem.depth * np.sin(turn) + stroke.offset * np.cos(turn)
-    world = at[..., 2] + turn + stroke.direction  # the rod moves straight
-    c2 = problem.ratio**2
-    poses, holds, held = np.empty((b, s, p, 3)), np.empty((b, s, p), bool), np.ones((b, s), bool)
-    for i in range(p):
-        local = world - at[..., 2]
+    c2, count = problem.ratio**2, int(LONGEST / RESOLUTION)
+    at, held = np.zeros((len(turn), 3)), np.ones(len(turn), bool)
+    poses, holds = np.empty((len(turn), count, 3)), np.empty((len(turn), count), bool)
+    for i in range(count):
+        local = turn + stroke.direction - at[:, 2]  # the rod moves straight
         px, py = RESOLUTION * np.cos(local), RESOLUTION * np.sin(local)
         along = (rx * px + ry * py) / (c2 + rx * rx + ry * ry)
         scale = c2 / (c2 + rx * rx + ry * ry)
         vx, vy = scale * px + along * rx, scale * py + along * ry
-        cos, sin = np.cos(at[..., 2]), np.sin(at[..., 2])
-        pushed = np.arctan2(vy, vx)  # the force: along the motion of the centre
-        held = held & (np.abs(wrap(local - turn)) < CONE) & (np.abs(wrap(pushed - turn)) < STICKS)
-        at = np.stack([at[..., 0] + cos * vx - sin * vy, at[..., 1] + sin * vx + cos * vy,
-                       at[..., 2] + (rx * vy - ry * vx) / c2], -1)
-        poses[:, :, i], holds[:, :, i] = at, held
+        force = np.arctan2(vy, vx)  # along the motion of the centre
+        held = held & (np.abs(wrap(local - turn)) < CONE) & (np.abs(wrap(force - turn)) < STICKS)
+        step = np.stack([vx, vy, (rx * vy - ry * vx) / c2], -1)
+        at = composed(at, step)
+        poses[:, i], holds[:, i] = at, held
     return poses, holds
+
+
+def composed(pose: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """`moved` `[..., 3]`, in the frame of `pose` `[..., 3]`, in the frame that `pose` is in."""
+    cos, sin = np.cos(pose[..., 2]), np.sin(pose[..., 2])
+    x, y, yaw = np.moveaxis(moved, -1, 0)
+    return np.stack([pose[..., 0] + cos * x - sin * y, pose[..., 1] + sin * x + cos * y,
+                     pose[..., 2] + yaw], -1)
+
+
+def predict(pose: np.ndarray, stroke: Stroke, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """As `pushed`, of boxes at `[B, 3]`: `[B, S, P, 3]`, and `[S, P]`."""
+    moves, holds = pushed(stroke, problem)
+    return composed(pose[:, None, None], moves), holds
 
 
 def remaining(pose: np.ndarray, target: np.ndarray, problem: Problem) -> np.ndarray:
@@ -115,19 +127,21 @@ def plan(pose, target, rod, problem: Problem, rng: np.random.Generator, depth: i
     nodes, spent = np.asarray(pose, float)[None], np.zeros(1)
     first = None  # of each node, the number of its first stroke and its length
     best, choice = np.inf, None
+    moves, holds = pushed(strokes, problem)
+    length = RESOLUTION * np.arange(1, holds.shape[1] + 1)
+    enough = np.broadcast_to(length >= SHORTEST, holds.shape)[holds]
     for level in range(depth):
-        poses, holds = predict(nodes, strokes, problem)
-        length = RESOLUTION * np.arange(1, poses.shape[2] + 1)
         cost = spent[:, None, None] + length / problem.speed + problem.reposition
         if level == 0:  # the way around the box to the contact
             turn = pose[2] + strokes.face * (np.pi / 2) + np.pi
             angle = wrap(np.arctan2(rod[1] - pose[1], rod[0] - pose[0]) - turn)
             cost = cost + (np.abs(angle) * problem.circle / problem.speed)[None, :, None]
-        left = remaining(poses, target, problem)
+        left = remaining(composed(nodes[:, None], moves[holds]), target, problem)
         # A stroke is worth its approach, or ends in the target: plans that begin with a trifle
         # are made anew after it, with another trifle.
-        worth = holds & ((length >= SHORTEST)[None, None] | (left == 0))
-        total = np.where(worth, cost + left, np.inf)
+        total = np.full((len(nodes), *holds.shape), np.inf)
+        total[:, holds] = np.where(enough | (left == 0), left, np.inf)
+        total += cost
         # One length per contact is carried on.
         at = total.argmin(-1)
         picked = np.take_along_axis(total, at[..., None], -1)[..., 0].ravel()
@@ -140,7 +154,7 @@ def plan(pose, target, rod, problem: Problem, rng: np.random.Generator, depth: i
             first = first[node]
         if picked[order[0]] < best:
             best, choice = picked[order[0]], first[0]
-        nodes = poses[node, stroke, i]
+        nodes = composed(nodes[node], moves[stroke, i])
         spent = np.broadcast_to(cost, total.shape)[node, stroke, i]
     stroke, i = choice
     return (int(strokes.face[stroke]), float(strokes.offset[stroke]),
