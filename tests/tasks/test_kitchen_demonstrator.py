@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from vdd_jax import config as config_lib
-from vdd_jax.tasks import kitchen
+from vdd_jax.tasks import kitchen, record
 from vdd_jax.tasks.kitchen import demonstrator
 from vdd_jax.tasks.kitchen.subtasks import solved
-from vdd_jax.tasks.planar.recording import Recording
+from vdd_jax.tasks.recording_file import Recording
 from vdd_jax.types import Trajectory
 
 pytest.importorskip("gymnasium_robotics", reason="the kitchen extra is not installed")
@@ -83,11 +83,66 @@ def test_failed_attempts_are_drawn_again(monkeypatch):
         demonstrator.record(0)
 
 
+def quick(orders, seed, threads=None):
+    """Attempts, the first of several fails; actions tell the seed."""
+    good = (np.arange(len(orders)) > 0) | (len(orders) == 1)
+    done = (orders[:, :, None] == np.arange(7)).any(1) & good[:, None]
+    rng = np.random.default_rng(seed)
+    return demonstrator.Attempt(orders, done, [
+        Trajectory(np.full((5, 30), o[0], np.float32),
+                   rng.normal(size=(5, 9)).astype(np.float32)) for o in orders])
+
+
+def test_a_recording_goes_on_where_it_was_left(monkeypatch, tmp_path):
+    """To the same bits; a damaged part is made anew."""
+    monkeypatch.setattr(demonstrator, "MOST_AT_ONCE", 5)
+    asked = []
+
+    def attempt(orders, seed, threads=None):
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        asked.append(seed)
+        return quick(orders, seed)
+
+    stop, whole = None, None
+    monkeypatch.setattr(demonstrator, "attempt", attempt)
+    whole, blocks = demonstrator.record(3), len(asked)
+    asked.clear()
+    stop = 3
+    with pytest.raises(KeyboardInterrupt):
+        demonstrator.record(3, parts=tmp_path)
+    first = tmp_path / f"{demonstrator.identity(0)}-block0.npz"
+    first.write_bytes(first.read_bytes()[:50])
+    asked.clear()
+    stop = None
+    found = demonstrator.record(3, parts=tmp_path)
+    assert len(asked) == blocks - 2 and asked[0] == (0, 0)
+    assert found.discarded == whole.discarded
+    for a, b in zip(found.trajectories, whole.trajectories, strict=True):
+        np.testing.assert_array_equal(a.actions, b.actions)
+
+
+def test_a_file_of_demonstrations(monkeypatch, tmp_path, capsys):
+    """By the command that records, and read again by the task."""
+    monkeypatch.setattr(demonstrator, "attempt", quick)
+    out = tmp_path / "kitchen.npz"
+    record.main(["--task=kitchen", "--episodes=9", f"--out={out}"])
+    assert "9 episodes of kitchen" in capsys.readouterr().out
+    task = config_lib.default().task
+    task.update(name="kitchen", demonstrations=str(out))
+    trajectories, about = kitchen.load(task)
+    assert [t.observations[0, 0] for t in trajectories] == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+    assert str(out) in about["demonstrations"]
+    with pytest.raises(SystemExit):
+        record.main(["--task=kitchen", "--episodes=9", f"--out={tmp_path / 'b.npz'}", "--images"])
+    assert "not for kitchen" in capsys.readouterr().err
+
+
 def test_a_recording_is_made_once(monkeypatch, tmp_path):
     """And described; the second time it comes from the cache."""
     made = []
 
-    def record(episodes_per_mode, seed=0, threads=None):
+    def record(episodes_per_mode, seed=0, threads=None, parts=None):
         made.append(episodes_per_mode)
         some = [Trajectory(np.full((4, 30), i, np.float32), np.zeros((4, 9), np.float32))
                 for i in range(7 * episodes_per_mode)]

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vdd_jax.tasks import TASKS, avoiding, cameras
+from vdd_jax.tasks import TASKS, avoiding, cameras, kitchen
 from vdd_jax.tasks.planar import recording
 from vdd_jax.tasks.planar.physics import model_of
 from vdd_jax.tasks.recording_file import DAMAGED, Recording, images_of, read_about, write
 
-SCRIPTED = sorted(["avoiding", *(n for n, task in TASKS.items() if hasattr(task, "DEMONSTRATOR"))])
+UNSEEN = ("avoiding", "kitchen")  # nothing draws them here
+SCRIPTED = sorted([*UNSEEN, *(n for n, task in TASKS.items() if hasattr(task, "DEMONSTRATOR"))])
 USER_ERRORS = (ImportError, OSError, RuntimeError, ValueError)
 
 
@@ -40,8 +41,9 @@ def run(task: str, episodes: int, out: Path, seed: int = 0, images: bool = False
       RuntimeError: the demonstrator keeps failing, or nothing can be drawn on this machine.
     """
     images = images or bool(TASKS[task].SPEC.images)
-    if images and task == "avoiding":
-        raise ValueError("--images needs a task of MuJoCo, which avoiding is not")
+    if images and task in UNSEEN:
+        raise ValueError(f"--images is for {', '.join(n for n in SCRIPTED if n not in UNSEEN)}, "
+                         f"not for {task}")
     if episodes < 1:
         raise ValueError(f"--episodes is {episodes}; it should be at least 1")
     if seed < 0:
@@ -86,6 +88,8 @@ def identity(task: str, seed: int) -> str:
     """What the bits of a task's recording depend on."""
     if task == "avoiding":
         return f"avoiding-seed{seed}-v{avoiding.DEMONSTRATOR_VERSION}"
+    if task == "kitchen":
+        return kitchen.demonstrator.identity(seed)
     return recording.identity(TASKS[task].DEMONSTRATOR, seed)
 
 
@@ -96,6 +100,11 @@ def take(task: str, episodes: int, seed: int, parts: Path, images: Path | None) 
         trajectories, discarded = avoiding.demonstrate_counted(seed, per_mode)
         modes = np.arange(episodes) % avoiding.NUM_MODES
         return Recording(trajectories[:episodes], modes, discarded)
+    if task == "kitchen":
+        per_mode = -(-episodes // len(kitchen.NAMES))
+        made = kitchen.demonstrator.record(per_mode, seed, parts=parts)
+        return made._replace(trajectories=made.trajectories[:episodes],
+                             modes=made.modes[:episodes])
     demonstrator = TASKS[task].DEMONSTRATOR
     with contextlib.ExitStack() as stack:
         show = None

@@ -21,6 +21,7 @@ from vdd_jax.tasks.kitchen.score import score
 from vdd_jax.tasks.kitchen.subtasks import LENGTH, NAMES, ORDERS, order_of, solved
 from vdd_jax.tasks.kitchen.world import JOINTS, OBSERVATION, World, about
 from vdd_jax.tasks.planar.engine import acting, asking, generator_of, split
+from vdd_jax.tasks.recording_file import read_of_task
 from vdd_jax.types import TaskSpec, Trajectory
 
 __all__ = ["COMPILED", "EPISODE_LIMIT", "SPEC", "Episodes", "load", "rollout", "score",
@@ -90,8 +91,9 @@ def load(task) -> tuple[list[Trajectory], dict]:
     """Demonstrations, and what they are.
 
     Args:
-      task: `config.task`: `demonstrations`, what `reader.read` reads, or empty for the scripted
-        demonstrator with its `episodes_per_mode` (seven times as many episodes).
+      task: `config.task`: `demonstrations`, a file of `vdd_jax.tasks.record` or what
+        `reader.read` reads, or empty for the scripted demonstrator with its `episodes_per_mode`
+        (seven times as many episodes).
 
     Returns:
       The trajectories, and a description for reports: `demonstrations`, `simulator`, `episodes`,
@@ -101,7 +103,10 @@ def load(task) -> tuple[list[Trajectory], dict]:
       FileNotFoundError, ValueError: see `reader.read`.
     """
     discarded = 0
-    if task.demonstrations:
+    if task.demonstrations.endswith(".npz"):
+        trajectories, _, discarded = read_of_task(task.demonstrations, SPEC)
+        source = f"recording {task.demonstrations}, {len(trajectories)} episodes"
+    elif task.demonstrations:
         trajectories = reader.read(task.demonstrations)
         source = f"recordings from {task.demonstrations}, {len(trajectories)} episodes"
     else:

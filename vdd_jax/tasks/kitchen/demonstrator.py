@@ -9,15 +9,19 @@ therefore rarer. Solved at the end, of the episodes that should: the bottom burn
 burner 92, light switch 94, slide cabinet 100, hinge cabinet 98, microwave 94, kettle 95.
 """
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from vdd_jax.metrics import Log
 from vdd_jax.tasks.kitchen.arm import Arm
 from vdd_jax.tasks.kitchen.skills import SKILLS, Hand
 from vdd_jax.tasks.kitchen.subtasks import LENGTH, NAMES, solved
 from vdd_jax.tasks.kitchen.world import JOINTS, OBSERVATION, World, packages
-from vdd_jax.tasks.planar.recording import ATTEMPTS, Recording, cache_directory, kept
+from vdd_jax.tasks.planar.recording import ATTEMPTS, cache_directory, finished, kept
+from vdd_jax.tasks.recording_file import Recording, write
 from vdd_jax.types import Trajectory
 
 VERSION = 2  # of the scripts: whatever changes a recording raises it
@@ -90,29 +94,57 @@ def draw_orders(modes, rng: np.random.Generator) -> np.ndarray:
     return np.array([draw(int(mode)) for mode in modes])
 
 
-def record(episodes_per_mode: int, seed: int = 0, threads: int | None = None) -> Recording:
+def identity(seed: int) -> str:
+    """As `planar.recording.identity`."""
+    mujoco, _ = packages()
+    return f"kitchen-seed{seed}-v{VERSION}-mujoco{mujoco.__version__}"
+
+
+def block(missing: list[int], seed: int, number: int, threads: int | None = None) -> Recording:
+    """The successful ones of an attempt at each of the sub-tasks `missing`."""
+    rng = np.random.default_rng((seed, number, 1))
+    tried = attempt(draw_orders(missing, rng), (seed, number), threads=threads)
+    good = np.flatnonzero(tried.good)
+    return Recording([tried.trajectories[i] for i in good], tried.orders[good, 0],
+                     len(missing) - len(good))
+
+
+def record(episodes_per_mode: int, seed: int = 0, threads: int | None = None,
+           parts: Path | None = None) -> Recording:
     """Demonstrations, the same for the same seed; the seven modes in turn.
+
+    Args:
+      parts: directory in which finished blocks are kept, and looked for; None: nowhere. It is of
+        this number of episodes alone.
 
     Raises:
       ValueError: `episodes_per_mode` is not positive.
       RuntimeError: attempts keep failing.
+      OSError: `parts` cannot be written.
     """
     if episodes_per_mode < 1:
         raise ValueError(f"episodes_per_mode must be at least 1, got {episodes_per_mode}")
+    total = episodes_per_mode * len(NAMES)
     found: list[list[Trajectory]] = [[] for _ in NAMES]
     discarded = 0
-    for block in range(ATTEMPTS + 4 * episodes_per_mode * len(NAMES) // MOST_AT_ONCE):
-        missing = [m for i in range(episodes_per_mode) for m in range(len(NAMES))
-                   if i >= len(found[m])]
-        if not missing:
-            break
-        rng = np.random.default_rng((seed, block, 1))
-        tried = attempt(draw_orders(missing[:MOST_AT_ONCE], rng), (seed, block), threads=threads)
-        for i in range(len(tried.orders)):
-            if tried.good[i]:
-                found[tried.orders[i, 0]].append(tried.trajectories[i])
-            else:
-                discarded += 1
+    with Log(Path(os.devnull), "record kitchen", total) as log:
+        for number in range(ATTEMPTS + 4 * total // MOST_AT_ONCE):
+            log.progress(sum(min(len(f), episodes_per_mode) for f in found))
+            missing = [m for i in range(episodes_per_mode) for m in range(len(NAMES))
+                       if i >= len(found[m])]
+            if not missing:
+                break
+            file = parts and parts / f"{identity(seed)}-block{number}.npz"
+            tried = finished(file) if file else None
+            if tried is None:
+                tried = block(missing[:MOST_AT_ONCE], seed, number, threads)
+                if file and tried.trajectories:
+                    write(file, tried)
+            for mode, trajectory in zip(tried.modes, tried.trajectories, strict=True):
+                found[mode].append(trajectory)
+            discarded += tried.discarded
+            done = sum(min(len(f), episodes_per_mode) for f in found)
+            log.record(done, {"discarded": discarded})
     if any(len(f) < episodes_per_mode for f in found):
         raise RuntimeError(f"kitchen: the scripted demonstrator keeps failing ({discarded} "
                            "attempts)")
@@ -122,8 +154,6 @@ def record(episodes_per_mode: int, seed: int = 0, threads: int | None = None) ->
 
 def recorded(episodes_per_mode: int, seed: int = 0) -> Recording:
     """As `record`, from the user's cache if it is there."""
-    mujoco, _ = packages()
-    file = cache_directory() / (f"kitchen-{episodes_per_mode}x{len(NAMES)}-seed{seed}-v{VERSION}"
-                                f"-mujoco{mujoco.__version__}.npz")
+    file = cache_directory() / f"{identity(seed)}-{episodes_per_mode}x{len(NAMES)}.npz"
     return kept(file, f"[kitchen] recording {episodes_per_mode * len(NAMES)} demonstrations",
-                lambda _: record(episodes_per_mode, seed))
+                lambda parts: record(episodes_per_mode, seed, parts=parts))

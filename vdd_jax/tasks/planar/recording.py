@@ -145,7 +145,7 @@ def record(demonstrator: Demonstrator, num_episodes: int, seed: int = 0,
         for first in range(0, num_episodes, CHUNK):
             num = min(CHUNK, num_episodes - first)
             file = parts and parts / f"{identity(demonstrator, seed)}-{first}-{first + num}.npz"
-            chunk = _finished(file) if file else None
+            chunk = finished(file) if file else None
             if chunk is None:
                 chunk = take(demonstrator, first, num, seed, threads, show)
                 if file:
@@ -170,7 +170,8 @@ def drawing(folder: Path, renderer: Renderer):
     return show
 
 
-def _finished(file: Path) -> Recording | None:
+def finished(file: Path) -> Recording | None:
+    """A part of a recording, if it is there and whole."""
     try:
         return read(file)
     except DAMAGED:
