@@ -30,7 +30,7 @@ def get_config(variant: str = ""):
     config = planar["get_config"]()
     # what an episode is asked for is what was learned
     config.task.update(name="kitchen", window=4, goal_length=2, goal="end", episodes_per_mode=81,
-                       held_out=0.05)
+                       held_out=0.05, scaler="bounded")  # things that are seldom moved
     config.teacher.update(width=512, fourier=0, num_iterations=40_000)
     config.student.update(num_experts=8, trunk_width=512, fourier=0)
     config.distill.num_iterations = 20_000

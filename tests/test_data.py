@@ -42,7 +42,7 @@ def test_scaling_by_hand_and_back():
     np.testing.assert_allclose(scaler.unscale_observation(jnp.array([2.0])), [11.0])
 
 
-@pytest.mark.parametrize("kind", ["standard", "min_max", "quantile"])
+@pytest.mark.parametrize("kind", ["standard", "bounded", "min_max", "quantile"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 3.0, 123.456, -1e4])
 @pytest.mark.parametrize("n", [7, 1000])
 def test_constant_data_is_not_divided_by_rounding_errors(value, n, kind):
@@ -77,7 +77,22 @@ def test_quantiles_of_a_column_that_hardly_ever_changes_are_its_range():
     np.testing.assert_allclose(scaler.scale_action(column)[jnp.array([0, 9])], [[1.0], [-1.0]])
 
 
-@pytest.mark.parametrize("kind", ["standard", "min_max", "quantile", "none"])
+def test_what_is_seldom_moved_does_not_go_far():
+    """By std the one other number of a thousand would be 31 away; the other column is as ever."""
+    column = jnp.zeros((1000, 1)).at[7].set(1e-3)
+    values = jnp.concatenate([column, pairs(1000)[0][:, :1]], axis=1)
+    steps = jnp.diff(values, axis=0)
+    plain, scaler = (fit_scaler(values, values, kind, steps) for kind in ("standard", "bounded"))
+    assert jnp.abs(plain.scale_observation(values)[:, 0]).max() > 30
+    np.testing.assert_allclose(jnp.abs(scaler.scale_observation(values)[:, 0]).max(), 10.0,
+                               rtol=1e-5)
+    for name in ("action_std", "observation_std", "step_std"):
+        mine, std = getattr(scaler, name), getattr(plain, name)
+        assert mine[0] > 2 * std[0] and mine[1] == std[1], name
+    np.testing.assert_array_equal(scaler.observation_mean, plain.observation_mean)
+
+
+@pytest.mark.parametrize("kind", ["standard", "bounded", "min_max", "quantile", "none"])
 def test_scaling_is_undone_exactly_and_steps_keep_their_std(kind):
     observation, action = pairs()
     steps = 0.1 * observation

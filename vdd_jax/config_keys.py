@@ -80,10 +80,11 @@ KEYS: dict[str, Key] = {
                                    **_at_least(2)),
     "task.scaler": Key(
         "standard", "actions and observations, each number by itself: 'standard', z-score, to mean "
-        "0 and std 1; 'min_max', least and greatest to ±1; 'quantile', the 1st and 99th percentile "
+        "0 and std 1; 'bounded', the same, or narrower where values would be further than 10 from "
+        "0; 'min_max', least and greatest to ±1; 'quantile', the 1st and 99th percentile "
         "to ±1; 'none', as they are. A student is scaled as its teacher is. With the last three "
         "set teacher.sigma_data to the spread of the scaled actions",
-        **_one_of("standard", "min_max", "quantile", "none"),
+        **_one_of("standard", "bounded", "min_max", "quantile", "none"),
     ),
     "task.angles": Key(
         False, "pushing, sorting, stacking: networks are shown the angle where an observation is "

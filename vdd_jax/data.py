@@ -11,6 +11,7 @@ import numpy as np
 from vdd_jax.types import Batch, Context, Trajectory
 
 ENCODED_AT_ONCE = 256  # images of each camera
+FURTHEST = 10.0  # that a number is from its mean, by the scaler 'bounded'
 
 
 class Scaler(NamedTuple):
@@ -111,15 +112,25 @@ def fit_scaler(
     if kind == "none":
         a, o = action.shape[-1], observation.shape[-1]
         return Scaler(jnp.zeros(a), jnp.ones(a), jnp.zeros(o), jnp.ones(o), jnp.ones(o))
-    fit = {"standard": _standard, "min_max": _range, "quantile": _quantiles}[kind]
+    fit = {"standard": _standard, "bounded": _bounded, "min_max": _range,
+           "quantile": _quantiles}[kind]
     observation_mean, observation_std = fit(observation)
-    step_std = _standard(observation)[1] if steps is None else _standard(steps)[1]
+    of_steps = _bounded if kind == "bounded" else _standard
+    step_std = of_steps(observation if steps is None else steps)[1]
     return Scaler(*fit(action), observation_mean, observation_std, step_std)
 
 
 def _standard(values):
     """Mean and std of each column."""
     return values.mean(0), _where_it_varies(values, values.std(axis=0))
+
+
+def _bounded(values):
+    """The same, but that no number is further than `FURTHEST` from the mean: of a column that
+    hardly ever changes, and then by far more than its std, that distance is what counts."""
+    mean, std = _standard(values)
+    furthest = jnp.abs(values - mean).max(axis=0)
+    return mean, jnp.maximum(std, _where_it_varies(values, furthest / FURTHEST))
 
 
 def _range(values):
