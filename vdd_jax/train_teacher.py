@@ -189,7 +189,9 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     state, shardings = training.born(
         lambda k: init(settings, model, k, problem.example(config, seen=False)),
         lambda shapes: sharding.of_state(shapes, mesh), init_key)
-    advance = training.scanned(
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    dispatched = training.one_by_one if data.spec.images and on_cpu else training.scanned
+    advance = dispatched(
         make_step(settings, model, draw_batch, config.run.accumulate), shardings, donate=True)
     check = jax.jit(make_check(settings, model, data.held_out, check_key),
                     out_shardings=(shardings, sharding.replicated(mesh)))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from vdd_jax import checkpoint, loggers, preemption, sharding
@@ -76,6 +77,26 @@ def scanned(step, shardings, donate: bool):
 
     return jax.jit(advance, static_argnums=3, donate_argnums=(0,) if donate else (),
                    out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def one_by_one(step, shardings, donate: bool):
+    """As `scanned`, each step dispatched by itself.
+
+    XLA's compiler for CPUs (of JAX 0.10) finds the fast form of a convolution's gradient only
+    outside of loops; within one it takes 2 to 40 times as long (experiments/results/images.md).
+    """
+    once = jax.jit(step, donate_argnums=(0,) if donate else (),
+                   out_shardings=(shardings, sharding.replicated(
+                       jax.tree.leaves(shardings)[0].mesh)))
+
+    def advance(state, data, key, num):
+        found = []
+        for _ in range(num):
+            state, metrics = once(state, data, key)
+            found.append(metrics)
+        return state, jax.tree.map(lambda *of: np.stack(of), *jax.device_get(found))
+
+    return advance
 
 
 def born(init, shardings_of, *args):
