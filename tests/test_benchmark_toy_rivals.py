@@ -1,13 +1,14 @@
 """The table of the rivals on the toy: what a cell says, and that every method is a valid run."""
 
+import json
 import sys
-from pathlib import Path
 
 import pytest
+from documents import ROOT
 
 from vdd_jax import config as config_lib
 
-sys.path.append(str(Path(__file__).parents[1] / "experiments" / "benchmarks"))
+sys.path.append(str(ROOT / "experiments" / "benchmarks"))
 
 import toy_rivals  # noqa: E402
 
@@ -38,3 +39,10 @@ def test_every_method_is_a_run(method):
     config.update_from_flattened_dict(toy_rivals.METHODS[method])
     config_lib.validate(config)
     assert "evaluate" in config.stages
+
+
+def test_the_table_is_that_of_the_record():
+    """No number was typed."""
+    results = ROOT / "experiments" / "results"
+    table = toy_rivals.render(json.loads((results / "toy_rivals.json").read_text()))
+    assert f"<!-- toy rivals -->\n{table}\n<!-- end" in (results / "toy_rivals.md").read_text()
