@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdd_jax import config as config_lib
-from vdd_jax import sharding, training
+from vdd_jax import sharding, train_teacher, training
 
 
 def step(state, data, key):
@@ -31,3 +31,11 @@ def test_one_by_one_is_as_in_one_dispatch():
         results.append((state, jax.tree.map(lambda *v: np.concatenate(v), *metrics)))
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_images_on_a_cpu_are_learned_one_by_one():
+    images = (2, 96, 96, 3)
+    found = {(seen, platform): train_teacher.dispatched(seen, platform)
+             for seen in ((), images) for platform in ("cpu", "gpu")}
+    assert found.pop((images, "cpu")) is training.one_by_one
+    assert set(found.values()) == {training.scanned}

@@ -171,6 +171,11 @@ def make_check(config: ConfigDict, model, held_out: Batch, key: jax.Array):
     return check
 
 
+def dispatched(images: tuple[int, ...], platform: str):
+    """How several steps are taken: on a CPU, convolutions are learned one step at a time."""
+    return training.one_by_one if images and platform == "cpu" else training.scanned
+
+
 def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     """Trains to `workdir/teacher`, resuming what is there; returns at once when it is finished.
 
@@ -189,9 +194,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     state, shardings = training.born(
         lambda k: init(settings, model, k, problem.example(config, seen=False)),
         lambda shapes: sharding.of_state(shapes, mesh), init_key)
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    dispatched = training.one_by_one if data.spec.images and on_cpu else training.scanned
-    advance = dispatched(
+    advance = dispatched(data.spec.images, mesh.devices.flat[0].platform)(
         make_step(settings, model, draw_batch, config.run.accumulate), shardings, donate=True)
     check = jax.jit(make_check(settings, model, data.held_out, check_key),
                     out_shardings=(shardings, sharding.replicated(mesh)))
