@@ -114,8 +114,9 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
     data, draw_batch = sharding.resident(random_windows(sizes, max(1024, windows)), mesh, False)
     key, start_key = sharding.everywhere((jax.random.key(1), jax.random.key(0)), mesh)
     (state, params), shardings = training.born(
-        start, lambda shapes: (sharding.of_state(shapes[0], mesh),
-                               jax.tree.map(lambda _: sharding.replicated(mesh), shapes[1])),
+        lambda key: start(key),  # of its own: its program is freed with it
+        lambda shapes: (sharding.of_state(shapes[0], mesh),
+                        jax.tree.map(lambda _: sharding.replicated(mesh), shapes[1])),
         start_key)
     inputs = (data, params)
     iterations = 1 if device == "cpu" else 10  # as the stage, which gives a GPU many at once
