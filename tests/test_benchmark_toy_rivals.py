@@ -32,11 +32,13 @@ def test_a_row_is_the_median_and_range_over_seeds():
     assert cd[:4] == ["0.5", "cd", "–", "–"] and cd[-1] == "1"
 
 
+@pytest.mark.parametrize("experts", [0, 4])
 @pytest.mark.parametrize("method", toy_rivals.METHODS)
-def test_every_method_is_a_run(method):
+def test_every_method_is_a_run(method, experts):
     """Its keys exist and fit together."""
     config = toy_rivals.get_config("")
-    config.update_from_flattened_dict(toy_rivals.METHODS[method])
+    config.update_from_flattened_dict(toy_rivals.keys(method, experts))
+    assert config.student.num_experts == (experts or 8)
     config_lib.validate(config)
     assert "evaluate" in config.stages
 

@@ -2,6 +2,7 @@
 
     python experiments/benchmarks/toy_rivals.py --seeds=5
     python experiments/benchmarks/toy_rivals.py --methods=em,imc --stds=0.15
+    python experiments/benchmarks/toy_rivals.py --methods=vdd,em,imc --experts=4   half the modes
 
 Prints Markdown and writes experiments/results/toy_rivals.json; what is not run keeps its rows.
 """
@@ -40,12 +41,17 @@ KEPT = ("kl_teacher_student", "kl_student_teacher", "modes_found", "modes_total"
         "sliced_wasserstein", "mmd")
 
 
-def run(method: str, std: float, seed: int) -> dict:
+def keys(method: str, experts: int) -> dict:
+    """What a row sets beside std and seed; 0 experts: one a mode."""
+    return METHODS[method] | ({"student.num_experts": experts} if experts else {})
+
+
+def run(method: str, std: float, seed: int, experts: int = 0) -> dict:
     """One run through the same stages as the command line."""
     config = get_config("")
     config.update_from_flattened_dict({
         "run.figures": False, "run.num_snapshots": 0, "seed": seed, "task.mode_std": std,
-        **METHODS[method]})
+        **keys(method, experts)})
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):
         report = stages.run(config, Path(workdir) / "run")
@@ -87,6 +93,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--stds", default="0.5,0.15,0.05")
+    parser.add_argument("--experts", type=int, default=0, help="of mixtures; 0: one a mode")
     parser.add_argument("--out", type=Path,
                         default=ROOT / "experiments" / "results" / "toy_rivals.json")
     arguments = parser.parse_args()
@@ -99,12 +106,12 @@ def main():
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for std in arguments.stds.split(","):
         for method in methods:
-            name = f"{method}, std {std}"
+            name = method + f" of {arguments.experts}" * bool(arguments.experts) + f", std {std}"
             runs = []
             for seed in range(arguments.seeds):
-                runs.append(run(method, float(std), seed))
+                runs.append(run(method, float(std), seed, arguments.experts))
                 print(name, runs[-1], flush=True)
-            results[name] = {"commit": commit, "overrides": METHODS[method],
+            results[name] = {"commit": commit, "overrides": keys(method, arguments.experts),
                              "cores": os.cpu_count(), "versions": config_lib.versions(),
                              "runs": runs}
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
