@@ -11,6 +11,7 @@ import pytest
 from vdd_jax.tasks.planar import aligning, engine, recording, skills, strokes
 from vdd_jax.tasks.planar import aligning_demonstrator as demonstrator
 from vdd_jax.tasks.planar import aligning_rules as rules
+from vdd_jax.tasks.planar.lapses import Lapse
 from vdd_jax.tasks.planar.physics import World
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
@@ -133,6 +134,16 @@ def nearly_half_a_turn(rng, num):
 def test_boxes_are_turned_around_from_outside():
     worst = aligning.DEMONSTRATOR._replace(starts=nearly_half_a_turn)
     assert recording.attempt(worst, [1] * 10, 0, threads=2).success.all()
+
+
+def test_a_shoved_hand_plans_anew():
+    """Before, during and after a stroke, from inside and from outside."""
+    shoves = [Lapse(begin, begin + 15, (0.008, 0.008, 0.0)) for begin in (30, 60, 90, 120)]
+    modes = [0, 1] * 4
+    found = recording.attempt(aligning.DEMONSTRATOR, modes, 2, threads=2,
+                              lapses=[shove for shove in shoves for _ in range(2)])
+    assert found.success.sum() >= 7
+    np.testing.assert_array_equal(found.mode[found.success], np.array(modes)[found.success])
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vdd_jax.tasks import recording_file
-from vdd_jax.tasks.planar import block_push, recording
+from vdd_jax.tasks.planar import block_push, lapses, recording
+from vdd_jax.tasks.planar.lapses import Lapse
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
 
@@ -38,6 +39,55 @@ def test_modes_in_turn_and_types(taken):
         assert 85 <= len(t.actions) <= 201
         np.testing.assert_allclose(np.diff(t.observations[:, 8:], axis=0), t.actions[:-1],
                                    atol=1e-6)
+
+
+def test_a_demonstration_begins_after_its_lapse():
+    """Hand and boxes where the shove has left them; what was done until then is not shown."""
+    shove = Lapse(30, 40, (0.02, 0.01))
+    shoved = block_push.DEMONSTRATOR._replace(lapse=lambda rng: shove)
+    found = recording.take(shoved, 0, 4, seed=5)
+    whole = recording.attempt(shoved, range(4), (5, 0, 0), lapses=[shove] * 4)
+    np.testing.assert_array_equal(whole.actions[:, 30:40], np.tile(np.float32(shove.action),
+                                                                   (4, 10, 1)))
+    calm = recording.attempt(shoved, range(4), (5, 0, 0))
+    np.testing.assert_array_equal(whole.observations[:, :30], calm.observations[:, :30])
+    assert found.discarded == 0
+    for row, shown in enumerate(found.trajectories):
+        np.testing.assert_array_equal(shown.actions, whole.actions[row, 40 : whole.steps[row]])
+        np.testing.assert_array_equal(
+            shown.observations, whole.observations[row, 40 : whole.steps[row]])
+        apart = whole.observations[row, 40, 8:] - calm.observations[row, 40, 8:]
+        assert np.linalg.norm(apart) > 0.1
+
+
+@pytest.mark.parametrize("lapse, kept", [(Lapse(1000, 1010, (0.0, 0.0)), True),
+                                         (Lapse(1, 1000, (0.001, 0.0)), False)])
+def test_lapses_that_are_not_over(monkeypatch, lapse, kept):
+    """One that would have begun after the end is none; nothing is shown if there is no after."""
+    monkeypatch.setattr(recording, "ATTEMPTS", 1)
+    shoved = block_push.DEMONSTRATOR._replace(lapse=lambda rng: lapse)
+    if kept:
+        plain = recording.take(block_push.DEMONSTRATOR, 0, 2, seed=5)
+        equal(recording.take(shoved, 0, 2, seed=5), plain)
+    else:
+        with pytest.raises(RuntimeError, match="keeps failing"):
+            recording.take(shoved, 0, 2, seed=5)
+
+
+def test_lapses_are_drawn():
+    rng = np.random.default_rng(0)
+    drawn = [lapses.draw(rng, 200, lapses.flat(0.012, 3)) for _ in range(2000)]
+    found = [lapse for lapse in drawn if lapse]
+    assert len(found) / len(drawn) == pytest.approx(lapses.SHARE, abs=0.04)
+    begins = np.array([lapse.begin for lapse in found])
+    assert begins.min() >= 1 and begins.max() < 200
+    assert abs(begins.mean() - 100) < 5
+    lengths = np.array([lapse.end - lapse.begin for lapse in found])
+    assert (lengths.min(), lengths.max()) == (lapses.SHORTEST, lapses.LONGEST - 1)
+    actions = np.array([lapse.action for lapse in found])
+    sizes = np.linalg.norm(actions, axis=1)
+    assert sizes.max() <= 0.012 and sizes.min() >= 0.3 * 0.012 and (actions[:, 2] == 0).all()
+    assert np.abs(actions.mean(0)).max() < 1e-3  # any direction
 
 
 def test_the_same_seed_gives_the_same_recording_with_any_number_of_threads(taken):

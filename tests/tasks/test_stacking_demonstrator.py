@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vdd_jax.tasks.planar import recording
+from vdd_jax.tasks.planar.lapses import Lapse
 from vdd_jax.tasks.planar.skills import View
 from vdd_jax.tasks.stacking import demonstrator, physics, rules
 
@@ -40,6 +41,17 @@ def test_actions_are_gentle_and_differ_from_one_episode_to_the_next(attempts):
     assert set(moves[:, 4]) == {np.float32(physics.OPEN), np.float32(physics.CLOSED)}
     assert len(set(attempts.steps.tolist())) > 6
     assert not np.allclose(attempts.actions[0, 30:60], attempts.actions[6, 30:60])
+
+
+def test_a_shoved_hand_builds_on():
+    """Whatever it held is taken again."""
+    rng = np.random.default_rng(2)
+    shoves = [Lapse(begin, begin + 15, demonstrator.shove(rng)) for begin in range(20, 340, 27)]
+    found = recording.attempt(demonstrator.DEMONSTRATOR, np.arange(12) % 6, seed=11, lapses=shoves)
+    assert found.success.sum() >= 9
+    widths = {shove.action[4] for shove in shoves}
+    assert widths == {physics.OPEN, physics.CLOSED}
+    assert all(0.3 * 0.012 <= np.linalg.norm(s.action[:3]) <= 0.012 + 1e-9 for s in shoves)
 
 
 def view(*boxes, heights=(0.011,) * 3):

@@ -11,12 +11,14 @@ import math
 import numpy as np
 
 from vdd_jax.tasks.planar import aligning_rules as aligning
-from vdd_jax.tasks.planar import d3il, recording, skills, strokes
+from vdd_jax.tasks.planar import d3il, lapses, recording, skills, strokes
 
 LOW, HIGH = 0.25, 0.335  # heights of the tcp: among the walls, above them
 OUTER = aligning.WALL + aligning.THICK
 INNER = aligning.WALL - aligning.THICK
 SHAPE = skills.Shape(OUTER, d3il.ROD)
+SHOVED = 0.012  # metres
+LATEST = 200  # control step, of a shove
 ASTRAY = 0.25  # radians from what was expected of a stroke, at which it is given up
 FROM_OUTSIDE = strokes.Problem(
     depth=-OUTER, reach=0.8 * OUTER, ratio=0.065, speed=0.006, reposition=45.0, circle=0.1,
@@ -32,10 +34,21 @@ class Hand3:
         self.hand, self.rng, self.height = hand, rng, LOW
         self.dimensions = 2
         self._steps = skills.Steps(hand, rng, 3)
+        self._expected = None  # where the last step leads
 
     def __call__(self, x: float, y: float, view: skills.View | None = None) -> tuple:
         z = 0.0 if view is None else 0.3 * (self.height - view.desired[2])
-        return self._steps(x, y, max(-0.01, min(0.01, z)))
+        step = self._steps(x, y, max(-0.01, min(0.01, z)))
+        self._expected = view and (view.desired[0] + step[0], view.desired[1] + step[1])
+        return step
+
+    def start_anew(self):
+        """Whatever has been is what was expected."""
+        self._expected = None
+
+    def shoved(self, view: skills.View) -> bool:
+        """Whether the hand is elsewhere than its last step led."""
+        return bool(self._expected) and math.dist(view.desired[:2], self._expected) > SHOVED
 
 
 def towards(view, goal, most: float, slow: float = 0.3, least: float = 0.0008):
@@ -133,6 +146,7 @@ def align(steps: Hand3, view, target, problem: strokes.Problem, rng: np.random.G
     hand, outside = steps.hand, problem.depth < 0
     gap = hand.gap if outside else 0.4 * hand.gap
     while True:
+        steps.start_anew()
         box = view.boxes[0]
         stroke = strokes.plan(box, target, view.tcp[:2], problem, rng)
         face, offset, direction, length = stroke
@@ -146,18 +160,26 @@ def align(steps: Hand3, view, target, problem: strokes.Problem, rng: np.random.G
         ready = (touch[0] - gap * math.cos(normal), touch[1] - gap * math.sin(normal))
         if outside:
             view = yield from walk(steps, view, ready)
-        view = yield from move(steps, view, lambda v, place=ready: place, 0.004, 0.7 * hand.travel)
+        view = yield from move(steps, view, lambda v, place=ready: place, 0.004, 0.7 * hand.travel,
+                               until=steps.shoved)
+        if steps.shoved(view):
+            continue
         if outside:
             view = yield from settle(steps, view)
         if rng.random() < hand.pause:
             for _ in range(int(rng.integers(1, 5))):
                 view = yield steps(0.0, 0.0, view)
         view = yield from move(steps, view, lambda v, place=touch: place, 0.005, hand.push,
-                               slow=1.0, patience=12)
+                               slow=1.0, patience=12, until=steps.shoved)
+        if steps.shoved(view):
+            continue
+        wrong = astray(box, touch, stroke, problem) if outside else never
         end = (touch[0] + length * along[0], touch[1] + length * along[1])
         view = yield from move(
             steps, view, lambda v, place=end: place, 0.004, hand.push, slow=0.18, least=0.0015,
-            until=astray(box, touch, stroke, problem) if outside else never)
+            until=lambda v, wrong=wrong: wrong(v) or steps.shoved(v))
+        if steps.shoved(view):
+            continue
         for _ in range(3):
             view = yield steps(0.0, 0.0, view)
         if outside:  # off the box, straight back
@@ -186,4 +208,5 @@ def script(mode: int, view: skills.View, targets: np.ndarray, rng: np.random.Gen
 
 
 DEMONSTRATOR = recording.Demonstrator(
-    "aligning", 2, aligning.RULES, aligning.NUM_MODES, aligning.starts, script)
+    "aligning", 3, aligning.RULES, aligning.NUM_MODES, aligning.starts, script,
+    lapse=lambda rng: lapses.draw(rng, LATEST, lapses.flat(0.012, 3)))

@@ -19,6 +19,7 @@ import numpy as np
 from vdd_jax.metrics import Log
 from vdd_jax.tasks.cameras import Renderer
 from vdd_jax.tasks.planar import engine
+from vdd_jax.tasks.planar.lapses import Lapse
 from vdd_jax.tasks.planar.physics import Starts, simulator
 from vdd_jax.tasks.planar.skills import View
 from vdd_jax.tasks.recording_file import DAMAGED, Recording, join, read, read_of_task, write
@@ -40,12 +41,15 @@ class Demonstrator(NamedTuple):
     # (mode, view of the first step, targets `[J, 3]`, generator of random numbers) -> a script
     script: Callable
     lengths: tuple[int, int] = (1, 1_000_000)  # attempts outside are drawn again
+    lapse: Callable[[np.random.Generator], Lapse | None] = lambda rng: None
 
 
 def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None,
-            keep_states: bool = False) -> engine.Episodes:
-    """One try of each of the modes `[N]`, whatever comes of it; `seed` is anything NumPy takes."""
-    modes = np.asarray(modes)
+            keep_states: bool = False, lapses: list[Lapse | None] | None = None
+            ) -> engine.Episodes:
+    """One try of each of the modes `[N]`, whatever comes of it; `seed` is anything NumPy takes,
+    `lapses` are of each."""
+    modes, lapses = np.asarray(modes), lapses or [None] * len(modes)
     # Every episode has random numbers of its own: nothing depends on the others' lengths.
     start_seed, *seeds = np.random.SeedSequence(seed).spawn(len(modes) + 1)
     rules = demonstrator.rules
@@ -69,6 +73,9 @@ def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None,
             actions = np.zeros(world.desired.shape)
             indices = np.flatnonzero(running & ~ended)
             for i, view in views(t, indices).items():
+                if (lapse := lapses[i]) and lapse.begin <= t < lapse.end:
+                    actions[i] = lapse.action
+                    continue
                 try:
                     actions[i] = scripts[i].send(view if t else None)
                 except StopIteration:
@@ -80,7 +87,8 @@ def attempt(demonstrator: Demonstrator, modes, seed, threads: int | None = None,
 
 def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
          threads: int | None = None, show: Show | None = None) -> Recording:
-    """Episodes `first` to `first + num − 1` of a recording; episode e is of mode e mod M.
+    """Episodes `first` to `first + num − 1` of a recording; episode e is of mode e mod M, and
+    begins after its lapse.
 
     `show` is called for each of them, in any order.
 
@@ -95,17 +103,22 @@ def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
         missing = [i for i in range(num) if i not in kept]
         if not missing:
             break
+        rng = np.random.default_rng((seed, first, again, 1))
+        lapses = [demonstrator.lapse(rng) for _ in missing]
         episodes = attempt(demonstrator, modes[missing], (seed, first, again), threads,
-                           keep_states=show is not None)
+                           keep_states=show is not None, lapses=lapses)
         right = episodes.success & (episodes.mode == modes[missing])
         right &= (shortest <= episodes.steps) & (episodes.steps <= longest)
+        begins = np.array([lapse.end if lapse and lapse.begin < steps else 0
+                           for lapse, steps in zip(lapses, episodes.steps, strict=True)])
+        right &= begins < episodes.steps
         for row, i in enumerate(missing):
-            length = episodes.steps[row]
             if right[row]:
-                kept[i] = Trajectory(episodes.observations[row, :length].copy(),
-                                     episodes.actions[row, :length].copy())
+                shown = slice(begins[row], episodes.steps[row])
+                kept[i] = Trajectory(episodes.observations[row, shown].copy(),
+                                     episodes.actions[row, shown].copy())
                 if show:
-                    show(first + i, episodes.states[row, :length])
+                    show(first + i, episodes.states[row, shown])
         discarded += int((~right).sum())
     if len(kept) < num:
         raise RuntimeError(f"{demonstrator.name}: the scripted demonstrator keeps failing "

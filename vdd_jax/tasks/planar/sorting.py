@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from vdd_jax.tasks.planar import d3il, engine, recording, scores, skills
+from vdd_jax.tasks.planar import d3il, engine, lapses, recording, scores, skills
 from vdd_jax.tasks.planar.engine import COMPILED, Episodes, Rules
 from vdd_jax.tasks.planar.physics import Starts, World
 from vdd_jax.tasks.planar.scene import cube
@@ -168,7 +168,8 @@ class Sorting:
         self.RULES = Rules(self.SCENE, self.EPISODE_LIMIT, d3il.observe_flat, inside, solved, mode,
                            sees_before_physics=True)
         self.DEMONSTRATOR = recording.Demonstrator(
-            self.name, 1, self.RULES, self.NUM_MODES, self.starts, partial(script, num_boxes))
+            self.name, 2, self.RULES, self.NUM_MODES, self.starts, partial(script, num_boxes),
+            lapse=lambda rng: lapses.draw(rng, self.EPISODE_LIMIT // 2, lapses.flat(0.012)))
 
     def spec(self, task) -> TaskSpec:
         """The sizes; `task` is `config.task`."""

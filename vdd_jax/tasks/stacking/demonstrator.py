@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdd_jax.tasks.planar import lapses
 from vdd_jax.tasks.planar.recording import Demonstrator
 from vdd_jax.tasks.planar.skills import Hand, Steps, View
 from vdd_jax.tasks.stacking.physics import CLOSED, OPEN, World
@@ -26,12 +27,13 @@ from vdd_jax.tasks.stacking.rules import (
 )
 from vdd_jax.tasks.stacking.scene import FINGER
 
-VERSION = 1  # of scene and script: whatever changes a recording raises it
+VERSION = 3  # of scene and script: whatever changes a recording raises it
 EXTENTS = ((HALF, HALF), (HALF, HALF), (HALF, LONG))  # half sides of the boxes, x and y
 TURN = 1.9  # farthest that the hand is turned from where it starts, radians
 SLOW = 0.35  # share of what is left that a step goes at most: the hand arrives gently
 HOLDS = CLOSED - 0.01  # a narrower gripper holds nothing
 LEVEL = 2 * HALF
+LATEST = 400  # control step, of a shove
 
 
 class Traits(NamedTuple):
@@ -256,5 +258,12 @@ def stands(world: World, inside: np.ndarray) -> np.ndarray:
     return solved(world, inside) & free
 
 
+def shove(rng: np.random.Generator) -> tuple[float, ...]:
+    """Any way, turning, with the gripper opened or closed."""
+    way = rng.normal(size=3)
+    way *= 0.012 * rng.uniform(0.3, 1.0) / np.linalg.norm(way)
+    return (*way.tolist(), float(rng.uniform(-0.04, 0.04)), float(rng.choice((OPEN, CLOSED))))
+
+
 DEMONSTRATOR = Demonstrator("stacking", VERSION, RULES._replace(solved=stands), NUM_MODES, starts,
-                            script)
+                            script, lapse=lambda rng: lapses.draw(rng, LATEST, shove))
