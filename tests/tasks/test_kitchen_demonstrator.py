@@ -7,6 +7,7 @@ from vdd_jax import config as config_lib
 from vdd_jax.tasks import kitchen, record
 from vdd_jax.tasks.kitchen import demonstrator
 from vdd_jax.tasks.kitchen.subtasks import solved
+from vdd_jax.tasks.planar.lapses import Lapse
 from vdd_jax.tasks.recording_file import Recording
 from vdd_jax.types import Trajectory
 
@@ -44,6 +45,21 @@ def test_what_is_kept_is_what_was_done(singles):
         assert solved(observations[-1])[singles.orders[i, 0]] and not solved(observations[0]).any()
 
 
+def test_a_demonstration_begins_after_its_lapse():
+    """The arm goes where it is shoved to, and the script goes on from there."""
+    shove = Lapse(10, 22, (0.5,) * 7 + (1.0,) * 2)
+    calm, shoved = (demonstrator.attempt(np.array([[3]]), 6, limit=120, lapses=[lapse])
+                    for lapse in (None, shove))
+    (before,), (after,) = calm.trajectories, shoved.trajectories
+    assert calm.good.all() and shoved.good.all() and len(before.actions) > 22
+    moved = after.observations[0, :7] - before.observations[10, :7]
+    assert np.linalg.norm(moved) > 0.3 and (after.actions != shove.action).any(1).all()
+    late = demonstrator.attempt(np.array([[3]]), 6, limit=120, lapses=[Lapse(119, 130, (0.0,) * 9)])
+    np.testing.assert_array_equal(late.trajectories[0].actions, before.actions)
+    lost = demonstrator.attempt(np.array([[3]]), 6, limit=40, lapses=[Lapse(5, 50, (0.0,) * 9)])
+    assert not lost.good.any() and not len(lost.trajectories[0].actions)
+
+
 def test_only_what_was_wanted_is_good():
     nothing = [Trajectory(np.zeros((1, 30)), np.zeros((1, 9)))] * 4
     orders = np.array([[0, 1, 2, 3]] * 4)
@@ -65,7 +81,7 @@ def test_orders_begin_with_their_mode_and_never_repeat():
 
 def test_failed_attempts_are_drawn_again(monkeypatch):
     """Every second fails: as many as wanted of each mode come, the modes in turn."""
-    def half(orders, seed, threads=None):
+    def half(orders, seed, threads=None, lapses=None):
         n = len(orders)
         done = (orders[:, :, None] == np.arange(7)).any(1)
         return demonstrator.Attempt(orders, done & (np.arange(n) % 2 == 0)[:, None], [
@@ -83,7 +99,7 @@ def test_failed_attempts_are_drawn_again(monkeypatch):
         demonstrator.record(0)
 
 
-def quick(orders, seed, threads=None):
+def quick(orders, seed, threads=None, lapses=None):
     """Attempts, the first of several fails; actions tell the seed."""
     good = (np.arange(len(orders)) > 0) | (len(orders) == 1)
     done = (orders[:, :, None] == np.arange(7)).any(1) & good[:, None]
@@ -98,7 +114,7 @@ def test_a_recording_goes_on_where_it_was_left(monkeypatch, tmp_path):
     monkeypatch.setattr(demonstrator, "MOST_AT_ONCE", 5)
     asked = []
 
-    def attempt(orders, seed, threads=None):
+    def attempt(orders, seed, threads=None, lapses=None):
         if len(asked) == stop:
             raise KeyboardInterrupt
         asked.append(seed)

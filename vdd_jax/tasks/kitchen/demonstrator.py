@@ -16,17 +16,20 @@ from typing import NamedTuple
 import numpy as np
 
 from vdd_jax.metrics import Log
-from vdd_jax.tasks.kitchen.arm import Arm
+from vdd_jax.tasks.kitchen.arm import ARM, Arm
 from vdd_jax.tasks.kitchen.skills import SKILLS, Hand
 from vdd_jax.tasks.kitchen.subtasks import LENGTH, NAMES, solved
 from vdd_jax.tasks.kitchen.world import JOINTS, OBSERVATION, World, packages
+from vdd_jax.tasks.planar import lapses
+from vdd_jax.tasks.planar.lapses import Lapse
 from vdd_jax.tasks.planar.recording import ATTEMPTS, cache_directory, finished, kept
 from vdd_jax.tasks.recording_file import Recording, write
 from vdd_jax.types import Trajectory
 
-VERSION = 2  # of the scripts: whatever changes a recording raises it
+VERSION = 3  # of the scripts: whatever changes a recording raises it
 HINGE, SLIDE = NAMES.index("hinge cabinet"), NAMES.index("slide cabinet")
 LIMIT = 280  # control steps
+LATEST = 200  # control step, of a shove
 TRIES = 2  # at a sub-task, in an episode
 MOST_AT_ONCE = 56  # episodes under way
 
@@ -36,13 +39,14 @@ class Attempt(NamedTuple):
 
     orders: np.ndarray  # `[N, 4]` the sub-tasks it set out for
     solved: np.ndarray  # `[N, 7]` bool, at the end
-    trajectories: list[Trajectory]
+    trajectories: list[Trajectory]  # after their lapses
 
     @property
     def good(self) -> np.ndarray:
-        """`[N]` bool: exactly the wanted sub-tasks are solved."""
+        """`[N]` bool: exactly the wanted sub-tasks are solved, and something is shown."""
         wanted = (self.orders[:, :, None] == np.arange(len(NAMES))).any(1)
-        return (wanted == self.solved).all(1)
+        shown = np.array([len(t.actions) > 0 for t in self.trajectories])
+        return (wanted == self.solved).all(1) & shown
 
 
 def script(hand: Hand, order):
@@ -54,9 +58,17 @@ def script(hand: Hand, order):
                 break
 
 
-def attempt(orders: np.ndarray, seed, limit: int = LIMIT, threads: int | None = None) -> Attempt:
-    """One try of each order `[N, K]` of sub-tasks; `seed` is anything NumPy takes."""
+def shove(rng: np.random.Generator) -> tuple[float, ...]:
+    """Any way, the fingers together or apart."""
+    return (*rng.uniform(-0.6, 0.6, ARM).tolist(), *[float(rng.choice((-1.0, 1.0)))] * 2)
+
+
+def attempt(orders: np.ndarray, seed, limit: int = LIMIT, threads: int | None = None,
+            lapses: list[Lapse | None] | None = None) -> Attempt:
+    """One try of each order `[N, K]` of sub-tasks; `seed` is anything NumPy takes, `lapses` are of
+    each."""
     n = len(orders)
+    lapses = lapses or [None] * n
     seeds = np.random.SeedSequence(seed).spawn(2 * n)
     observations = np.zeros((n, limit, OBSERVATION), np.float32)
     actions = np.zeros((n, limit, JOINTS), np.float32)
@@ -66,7 +78,10 @@ def attempt(orders: np.ndarray, seed, limit: int = LIMIT, threads: int | None = 
                    for i in range(n)]
         for t in range(limit):
             for i in np.flatnonzero(running):
-                action = next(scripts[i], None)
+                if (lapse := lapses[i]) and lapse.begin <= t < lapse.end:
+                    action = np.array(lapse.action, np.float32)
+                else:
+                    action = next(scripts[i], None)
                 if action is None:
                     running[i], steps[i] = False, t
                 else:
@@ -76,9 +91,11 @@ def attempt(orders: np.ndarray, seed, limit: int = LIMIT, threads: int | None = 
                 break
             world.step(actions[:, t].astype(float), running)
         done = solved(world.states)
+    shown = [slice(lapse.end if lapse and lapse.begin < k else 0, k)
+             for lapse, k in zip(lapses, steps, strict=True)]
     return Attempt(np.asarray(orders), done, [
-        Trajectory(observations[i, :k].copy(), actions[i, :k].copy())
-        for i, k in enumerate(steps)])
+        Trajectory(observations[i, part].copy(), actions[i, part].copy())
+        for i, part in enumerate(shown)])
 
 
 def draw_orders(modes, rng: np.random.Generator) -> np.ndarray:
@@ -103,7 +120,9 @@ def identity(seed: int) -> str:
 def block(missing: list[int], seed: int, number: int, threads: int | None = None) -> Recording:
     """The successful ones of an attempt at each of the sub-tasks `missing`."""
     rng = np.random.default_rng((seed, number, 1))
-    tried = attempt(draw_orders(missing, rng), (seed, number), threads=threads)
+    orders = draw_orders(missing, rng)
+    tried = attempt(orders, (seed, number), threads=threads,
+                    lapses=[lapses.draw(rng, LATEST, shove) for _ in missing])
     good = np.flatnonzero(tried.good)
     return Recording([tried.trajectories[i] for i in good], tried.orders[good, 0],
                      len(missing) - len(good))
