@@ -47,7 +47,8 @@ def get_config(variant: str = ""):
                                pacing=0.1)
     config.task.name = variant if variant in TASKS else "pushing"
     # of 500 demonstrations a teacher learns much by heart
-    config.task.episodes_per_mode = 2_000 // TASKS[config.task.name]
+    total = 3_000 if config.task.name == "aligning" else 2_000
+    config.task.episodes_per_mode = total // TASKS[config.task.name]
     if variant == "smoke":
         config.task.update(name="block_push", goal_length=1)
         smoke(config)

@@ -31,6 +31,6 @@ def get_config(variant: str = ""):
     if variant == "smoke":
         config.evaluate.num_episodes = 2
     else:
-        config.task.episodes_per_mode = 180  # 18 for each of 60 contexts
-        config.evaluate.num_episodes = 1080  # the same
+        config.task.episodes_per_mode = 600
+        config.evaluate.num_episodes = 1080  # 18 in each of 60 contexts
     return config

@@ -157,8 +157,9 @@ def test_the_paper_has_eight_experts():
 
 
 def test_planar_tasks_are_demonstrated_alike():
-    """About 2,000 demonstrations, of as many modes as the task has."""
+    """About 2,000 demonstrations or 3,000, of as many modes as the task has."""
     planar = load(CONFIGS / "planar.py")
     for name, modes in planar.TASKS.items():
         assert TASKS[name].NUM_MODES == modes
-        assert 1_900 < planar.get_config(name).task.episodes_per_mode * modes <= 2_000
+        total = planar.get_config(name).task.episodes_per_mode * modes
+        assert 1_900 < total <= (3_000 if name == "aligning" else 2_000)

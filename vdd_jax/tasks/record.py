@@ -7,6 +7,9 @@ file, so that the same command goes on after an interruption, to the same bits. 
 `tasks/recording_file.py`; give it as config.task.demonstrations of the same task, or of the task
 'recorded'.
 
+Of aligning, sorting, stacking and the kitchen three of four begin after a shove, wherever that has
+left things (tasks/planar/lapses.py).
+
 With --images, and for the tasks that are seen by cameras, what two of them see is drawn too
 (MuJoCo's tasks), into the directory FILE.images. Such a file of sorting_4 can be given to
 sorting_image, too, of sorting_2 to sorting_2_image, and of stacking to stacking_image.
