@@ -22,7 +22,7 @@ from vdd_jax.tasks.kitchen.skills import SKILLS, Hand
 from vdd_jax.tasks.kitchen.subtasks import LENGTH, NAMES, solved
 from vdd_jax.tasks.kitchen.world import JOINTS, OBSERVATION, World, packages
 from vdd_jax.tasks.planar import lapses
-from vdd_jax.tasks.planar.lapses import Lapse
+from vdd_jax.tasks.planar.lapses import Lapse, begins
 from vdd_jax.tasks.planar.recording import ATTEMPTS, cache_directory, finished, kept
 from vdd_jax.tasks.recording_file import Recording, write
 from vdd_jax.types import Trajectory
@@ -92,8 +92,7 @@ def attempt(orders: np.ndarray, seed, limit: int = LIMIT, threads: int | None = 
                 break
             world.step(actions[:, t].astype(float), running)
         done = solved(world.states)
-    shown = [slice(lapse.end if lapse and lapse.begin < k else 0, k)
-             for lapse, k in zip(lapses, steps, strict=True)]
+    shown = [slice(begin, k) for begin, k in zip(begins(lapses, steps), steps, strict=True)]
     return Attempt(np.asarray(orders), done, [
         Trajectory(observations[i, part].copy(), actions[i, part].copy())
         for i, part in enumerate(shown)])

@@ -30,6 +30,13 @@ def draw(rng: np.random.Generator, until: int, action) -> Lapse | None:
     return Lapse(begin, begin + int(rng.integers(SHORTEST, LONGEST)), action(rng))
 
 
+def begins(lapses: list[Lapse | None], steps) -> np.ndarray:
+    """The first step to show `[N]` of episodes that took `steps` `[N]`: one whose lapse had not
+    begun when it ended is shown whole, of one that ended within it nothing is left."""
+    return np.array([lapse.end if lapse and lapse.begin < n else 0
+                     for lapse, n in zip(lapses, steps, strict=True)])
+
+
 def flat(size: float, dimensions: int = 2):
     """Actions of up to `size` metres a step in any direction of the plane."""
     def action(rng: np.random.Generator) -> tuple[float, ...]:

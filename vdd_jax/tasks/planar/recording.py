@@ -19,7 +19,7 @@ import numpy as np
 from vdd_jax.metrics import Log
 from vdd_jax.tasks.cameras import Renderer
 from vdd_jax.tasks.planar import engine
-from vdd_jax.tasks.planar.lapses import Lapse
+from vdd_jax.tasks.planar.lapses import Lapse, begins
 from vdd_jax.tasks.planar.physics import Starts, simulator
 from vdd_jax.tasks.planar.skills import View
 from vdd_jax.tasks.recording_file import DAMAGED, Recording, join, read, read_of_task, write
@@ -109,12 +109,11 @@ def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
                            keep_states=show is not None, lapses=lapses)
         right = episodes.success & (episodes.mode == modes[missing])
         right &= (shortest <= episodes.steps) & (episodes.steps <= longest)
-        begins = np.array([lapse.end if lapse and lapse.begin < steps else 0
-                           for lapse, steps in zip(lapses, episodes.steps, strict=True)])
-        right &= begins < episodes.steps
+        first_shown = begins(lapses, episodes.steps)
+        right &= first_shown < episodes.steps
         for row, i in enumerate(missing):
             if right[row]:
-                shown = slice(begins[row], episodes.steps[row])
+                shown = slice(first_shown[row], episodes.steps[row])
                 kept[i] = Trajectory(episodes.observations[row, shown].copy(),
                                      episodes.actions[row, shown].copy())
                 if show:
