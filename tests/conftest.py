@@ -11,4 +11,9 @@ if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
 
 import jax  # noqa: E402
 
+from vdd_jax import host_memory  # noqa: E402
+
 jax.config.update("jax_default_matmul_precision", "highest")
+# A process that has run many tests holds gigabytes of programs: to look through them all, around
+# each compilation, took half of its time.
+host_memory.LEAST = float("inf")

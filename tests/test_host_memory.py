@@ -55,6 +55,16 @@ def test_after_each_large_program(monkeypatch):
     assert len(calls) == seen
 
 
+def test_once_however_often_a_process_begins_a_run(monkeypatch):
+    heard = []
+    monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", heard.append)
+    host_memory.give_back_after_compiling.cache_clear()
+    for _ in range(3):
+        host_memory.give_back_after_compiling()
+    assert len(heard) == 1
+    host_memory.give_back_after_compiling.cache_clear()
+
+
 def test_what_is_left_in_cycles_is_freed():
     class Program:
         pass

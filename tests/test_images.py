@@ -280,6 +280,11 @@ def test_a_teacher_that_sees_otherwise(ran):
         problem.load_teacher(other, workdir)
 
 
+def read(data):
+    """All images of a data set."""
+    return [np.asarray(batch.observation.images) for batch in (data.train, data.held_out)]
+
+
 def test_recordings_without_images(ran, tmp_path):
     """One sentence, for a missing file, a damaged one, and one of another length."""
     _, workdir, _ = ran
@@ -290,7 +295,7 @@ def test_recordings_without_images(ran, tmp_path):
     config = small()
     config.task.demonstrations = str(file)
     with pytest.raises(problem.DataError, match=r"000000.npz is missing; .*record --images"):
-        problem.data(config)
+        read(problem.data(config))
     shutil.copytree(recorded.with_suffix(".images"), tmp_path / "own.images")
     assert problem.data(config).about["episodes"] == 6
     problem._trajectories.cache_clear()
@@ -300,10 +305,12 @@ def test_recordings_without_images(ran, tmp_path):
                            (images / 2, "of float64")):
         np.savez(third, images=content)
         with pytest.raises(problem.DataError, match=words):
-            problem.data(config)
+            read(problem.data(config))
     third.write_bytes(third.read_bytes()[:100])
     with pytest.raises(problem.DataError, match="cannot be read"):
-        problem.data(config)
+        read(problem.data(config))
+    with pytest.raises(problem.DataError, match="cannot be read"):  # and before a run begins
+        stages.run(config, tmp_path / "run")
 
 
 def test_what_cannot_be_configured():

@@ -37,13 +37,17 @@ def get_config():
 """
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def start(folder: Path, workdir: Path, devices: int, *flags, processes: int = 1, **options):
     """The processes of a run, started: each has `devices` devices."""
     config = folder / "config.py"
     config.write_text(CONFIG)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     command = [sys.executable, "-m", "vdd_jax.main", f"--config={config}", f"--workdir={workdir}",
                *flags]
@@ -118,6 +122,57 @@ def test_two_processes_train_what_one_device_does_and_the_first_one_speaks(alone
     assert ("teacher", 20, "loss") in before
     end(start(tmp_path, workdir, 1))
     agree(losses(workdir), alone)
+
+
+SHARES = """
+import sys
+import jax, numpy as np
+port, index = sys.argv[1:]
+jax.distributed.initialize("127.0.0.1:" + port, 2, int(index))
+from tiny_config import tiny_avoiding
+from vdd_jax import sharding
+from vdd_jax.data import batch_at, fit_trajectory_scaler, windows
+from vdd_jax.frames import Stored
+from vdd_jax.types import SeenTrajectory
+
+read, rng = [], np.random.default_rng(0)
+numbers = rng.normal(size=(4, 2, 2))
+whole = rng.integers(0, 256, (4, 2, 2, 2, 2, 3)).astype(np.uint8)
+
+
+def reading(i):
+    read.append(i)
+    return whole[i]
+
+
+def data(images):
+    seen = [SeenTrajectory(numbers[i], -numbers[i], images(i)) for i in range(4)]
+    return windows(seen, fit_trajectory_scaler(seen), 2)
+
+
+mesh = sharding.make_mesh(tiny_avoiding())
+there, draw = sharding.resident(
+    data(lambda i: Stored(whole[i].shape, lambda: reading(i))), mesh, True)
+assert sorted(set(read)) == [[0, 1], [2, 3]][jax.process_index()], read
+key = jax.random.key(0)
+found = jax.jit(lambda d, k: draw(d, k, 3, 4))(there, sharding.everywhere(key, mesh))
+expected = batch_at(data(lambda i: whole[i]), key, 3, 4)
+np.testing.assert_array_equal(sharding.here(found.observation.images, mesh),
+                              expected.observation.images)
+print("fine")
+"""
+
+
+def test_a_process_reads_the_images_that_its_devices_hold():
+    """Two processes of two devices: each two of four episodes; batches are of all of them."""
+    port = free_port()
+    running = [subprocess.Popen(
+        [sys.executable, "-c", SHARES, str(port), str(i)], cwd=TESTS, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
+        for i in range(2)]
+    for out, error in end(running):
+        assert out.endswith("fine\n"), error[-3_000:]
 
 
 def test_a_notice_to_leave_saves_and_the_same_command_goes_on(alone, tmp_path):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdd_jax.frames import Frames
 from vdd_jax.types import Batch, Context, Trajectory
 
 ENCODED_AT_ONCE = 256  # images of each camera
@@ -205,8 +206,8 @@ def windows(
 
     Returns:
       A Batch of N = all steps: its observation a `Context`, its action `[N, H · A]`. Images that
-      the scaler cannot encode are those of the newest observations alone, `[N, C, S, S, 3]`; `take`
-      finds those before them.
+      the scaler cannot encode are those of the newest observations alone, `Frames`
+      `[N, C, S, S, 3]`; `take` finds those before them.
 
     Raises:
       ValueError: when a trajectory is shorter than the goal, or holds NaN or infinity.
@@ -237,7 +238,7 @@ def windows(
     )
     seen = scaler.context(observations, valid, past, goal)
     if trajectories[0].images is not None:
-        frames = np.concatenate([t.images for t in trajectories])
+        frames = Frames([t.images for t in trajectories])
         if scaler.encode is None:
             seen = seen._replace(images=frames)
         else:
@@ -247,7 +248,7 @@ def windows(
     return Batch(seen, scaler.scale_action(action))
 
 
-def encoded(frames: np.ndarray, encode) -> jax.Array:
+def encoded(frames: np.ndarray | Frames, encode) -> jax.Array:
     """Features `[N, F]` of images `[N, C, S, S, 3]`, so many at a time as fit in memory."""
     starts = range(0, len(frames), ENCODED_AT_ONCE)
     return jnp.concatenate([_encode(encode, frames[i : i + ENCODED_AT_ONCE]) for i in starts])
@@ -268,10 +269,10 @@ def window_rows(valid: jax.Array, rows: jax.Array) -> jax.Array:
 
 def take(data: Batch, rows: jax.Array) -> Batch:
     """Rows `[B]` of a data set, with the images of their whole windows."""
-    found = jax.tree.map(lambda values: values[rows], data)
     frames = getattr(data.observation, "images", None)
     if frames is None:
-        return found
+        return jax.tree.map(lambda values: values[rows], data)
+    found = take(data._replace(observation=data.observation._replace(images=None)), rows)
     windows = frames[window_rows(found.observation.valid, rows)]
     return found._replace(observation=found.observation._replace(images=windows))
 

@@ -248,7 +248,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
         data = teachers_actions(config.distill, task, jax.random.fold_in(move_key, 1))
     init_key, step_key, move_key, params = sharding.everywhere(
         (init_key, step_key, move_key, task.teacher.params), mesh)
-    data, draw_batch = sharding.resident(jax.device_get(data), mesh, config.run.split_data)
+    data, draw_batch = sharding.resident(data, mesh, config.run.split_data)
     task = task._replace(data=None)  # not a second time on the first device
     inputs = (data, params)
 

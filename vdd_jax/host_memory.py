@@ -1,6 +1,7 @@
 """Memory of the host that compiling has taken, and Python or the C library keeps."""
 
 import ctypes
+import functools
 import gc
 import sys
 
@@ -13,6 +14,7 @@ EVENTS = (
 LEAST = 1.0  # seconds; below, there is little to give back
 
 
+@functools.cache  # a listener that is there twice gives back twice
 def give_back_after_compiling() -> None:
     """From now on, before and after a large program is compiled, returns what is left of others
     and of this to the system, where the C library is glibc: else the compiler's memory, or the

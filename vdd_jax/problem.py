@@ -18,7 +18,7 @@ from vdd_jax.models import denoiser, vision
 from vdd_jax.models.moe import MixtureOfExperts
 from vdd_jax.tasks import TASKS
 from vdd_jax.teachers import Teacher
-from vdd_jax.types import Batch, Context, TaskSpec, Trajectory
+from vdd_jax.types import Batch, Context, DataError, TaskSpec, Trajectory
 
 # by config.precision, of products of float32: JAX's own default differs between kinds of devices
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest"}
@@ -26,10 +26,6 @@ NOT_GIVEN = ("the teacher of this run is a function in Python, which no checkpoi
              "to stages.run(config, workdir, teacher=…) again (docs/teachers.md)")
 GOALS = 64  # different ones that episodes pursue
 HELD_OUT = 4_096  # pairs of an analytic target that are never trained on
-
-
-class DataError(ValueError):
-    """Demonstrations that cannot be used; the text is for the user."""
 
 
 class Data(NamedTuple):

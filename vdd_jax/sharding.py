@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from vdd_jax.config import ConfigError
 from vdd_jax.data import batch_at
+from vdd_jax.frames import Frames
 from vdd_jax.types import Batch
 
 LONGEST = 4_096  # bytes of an answer that processes agree on
@@ -116,7 +117,11 @@ def resident(data: Batch, mesh: Mesh, split: bool) -> tuple[Batch, Callable[...,
     Args:
       data: the whole set, `[N, …]`, equal in every process.
       split: its rows over `data` too: a device holds a share, and of every batch the devices send
-        each other what they hold. Otherwise each of them holds the whole.
+        each other what they hold; of `Frames` a process reads what its devices hold. Otherwise
+        each of them holds the whole.
+
+    Raises:
+      DataError: images cannot be read.
     """
     place = NamedSharding(mesh, PartitionSpec("data"))
     num = len(data.action)
@@ -132,9 +137,15 @@ def resident(data: Batch, mesh: Mesh, split: bool) -> tuple[Batch, Callable[...,
     missing = -num % mesh.shape["data"]  # rows that are never drawn, so that devices divide them
 
     def shared(values):
-        values = np.asarray(values)
-        values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
-        return jax.make_array_from_callback(values.shape, place, lambda rows: values[rows])
+        values = values if isinstance(values, Frames) else np.asarray(values)
+
+        def share(index):
+            start, stop, _ = index[0].indices(num + missing)
+            held = values[start : min(stop, num)]
+            return np.concatenate([held, np.zeros((stop - start - len(held), *held.shape[1:]),
+                                                  held.dtype)])
+
+        return jax.make_array_from_callback((num + missing, *values.shape[1:]), place, share)
 
     return jax.tree.map(shared, data), draw
 

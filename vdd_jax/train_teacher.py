@@ -188,8 +188,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     mesh = sharding.make_mesh(config)
     init_key, step_key = sharding.everywhere((init_key, step_key), mesh)
-    train, draw_batch = sharding.resident(
-        jax.device_get(data.train), mesh, config.run.split_data)
+    train, draw_batch = sharding.resident(data.train, mesh, config.run.split_data)
     data = data._replace(train=None)  # not a second time on the first device
     state, shardings = training.born(
         lambda k: init(settings, model, k, problem.example(config, seen=False)),

@@ -22,6 +22,10 @@ Array = jax.Array
 HISTORIES = ("absolute", "differences")  # how networks see a window, see models/features.py
 
 
+class DataError(ValueError):
+    """Demonstrations that cannot be used; the text is for the user."""
+
+
 class Trajectory(NamedTuple):
     """One demonstrated episode in the task's own units."""
 
@@ -31,7 +35,8 @@ class Trajectory(NamedTuple):
 
 
 class SeenTrajectory(Trajectory):
-    """With what cameras saw: `images` `[L, C, S, S, 3]` uint8, with each observation."""
+    """With what cameras saw: `images` `[L, C, S, S, 3]` uint8, with each observation, or a
+    `vdd_jax.frames.Stored`, which reads them."""
 
     def __new__(cls, observations, actions, images):
         trajectory = super().__new__(cls, observations, actions)

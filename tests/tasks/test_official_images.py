@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from vdd_jax.formats import d3il_images
+from vdd_jax.frames import Frames
 from vdd_jax.tasks import TASKS
+from vdd_jax.types import DataError
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -47,17 +49,23 @@ def load(path):
     return TASKS["sorting_image"].load(task)
 
 
+def read(path):
+    """All images, which `load` leaves where they are."""
+    return Frames([seen.images for seen in load(path)[0]])[:]
+
+
 def test_frames_in_the_order_of_numbers_and_in_rgb(folder):
     seen, about = load(folder)
     assert about["episodes"] == 2 and str(folder) in about["demonstrations"]
     for trajectory, shift, tolerance in zip(seen, (0.0, 1.0), (4, 0), strict=True):
-        assert trajectory.images.shape == (FRAMES - 1, 2, SIZE, SIZE, 3)
-        assert trajectory.images.dtype == np.uint8
+        images = Frames([trajectory.images])[:]
+        assert images.shape == (FRAMES - 1, 2, SIZE, SIZE, 3) == trajectory.images.shape
+        assert images.dtype == np.uint8
         np.testing.assert_allclose(trajectory.observations,  # what was commanded, in the plane
                                    record(shift)["robot"]["des_c_pos"][:-1, :2], atol=1e-6)
         np.testing.assert_allclose(trajectory.actions, 0.01, atol=1e-6)
         for camera in (0, 1):  # JPEG is not exact
-            np.testing.assert_allclose(trajectory.images[:, camera, 5, 7].astype(int),
+            np.testing.assert_allclose(images[:, camera, 5, 7].astype(int),
                                        colours(camera)[:-1], atol=tolerance)
 
 
@@ -65,10 +73,10 @@ def test_a_frame_more_or_less(folder):
     """The last frame has no action; the one before it is needed."""
     frames = folder / "images" / "inhand-cam" / "env_1"
     (frames / f"{FRAMES - 1}.png").unlink()
-    load(folder)
+    read(folder)
     (frames / f"{FRAMES - 2}.png").unlink()
     with pytest.raises(ValueError, match=r"inhand-cam.env_1 has no image 10 .* needs 11"):
-        load(folder)
+        read(folder)
 
 
 @pytest.mark.parametrize("content, words", [
@@ -84,7 +92,7 @@ def test_images_that_are_wrong(folder, content, words):
     else:
         file.write_bytes(file.read_bytes()[:-40] if content is None else content)
     with pytest.raises(ValueError, match=words):
-        load(folder)
+        read(folder)
 
 
 def test_directories_that_are_wrong(folder, tmp_path):
@@ -98,3 +106,5 @@ def test_without_pillow(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(ImportError, match=r"pip install 'vdd_jax\[sim\]'"):
         d3il_images.read(folder, "env_0", 3, SIZE)
+    with pytest.raises(DataError, match="read by Pillow"):
+        read(folder)

@@ -254,7 +254,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         data = handover.teachers_actions(ours, task, data_key)
     init_key, step_key, params = sharding.everywhere(
         (init_key, step_key, task.teacher.params), mesh)
-    data, draw_batch = sharding.resident(jax.device_get(data), mesh, config.run.split_data)
+    data, draw_batch = sharding.resident(data, mesh, config.run.split_data)
     task = task._replace(data=None)  # not a second time on the first device
     state, shardings = training.born(
         lambda key, params: init(ours, net, key, params),

@@ -3,12 +3,15 @@ the boxes do is seen in two images, from in front of the table and from the hand
 
 The demonstrations are those of the task without images; what the cameras saw is drawn while they
 are recorded, and kept beside the recording, `tasks/recording_file.py` says how. An image pair has
-54 KiB, and training has all of them in memory: 1,000 steps are 53 MiB.
+54 KiB, and training has all of them in memory (1,000 steps are 53 MiB), or, with
+`config.run.split_data`, each process those that its devices hold.
 """
 
+from functools import partial
 from pathlib import Path
 
 from vdd_jax.formats import d3il_images
+from vdd_jax.frames import Stored
 from vdd_jax.tasks import cameras
 from vdd_jax.tasks.planar import engine, recording
 from vdd_jax.tasks.planar.physics import model_of
@@ -53,11 +56,11 @@ class WithImages:
     def load(self, task) -> tuple[list[Trajectory], dict]:
         """Demonstrations with images, and what they are; `task` is `config.task`, of which
         `demonstrations` may be a file of `vdd_jax.tasks.record --images`, or a directory of
-        official recordings, `state` and `images`.
+        official recordings, `state` and `images`. The images are read later, see `Frames`.
 
         Raises:
           FileNotFoundError: there is nothing.
-          ValueError: it is something else, damaged, or images are missing.
+          ValueError: it is something else, or damaged.
         """
         given, discarded = task.demonstrations, 0
         if given and not given.endswith(".npz"):
@@ -72,15 +75,16 @@ class WithImages:
                 what = "scripted demonstrator of vdd_jax"
                 found = self._recorded(file, task.episodes_per_mode)
             discarded = found.discarded
-            seen = [self._seen(t, read_images(file, i, (len(t.actions), *IMAGES)))
+            seen = [self._seen(t, partial(read_images, file, i, (len(t.actions), *IMAGES)))
                     for i, t in enumerate(found.trajectories)]
         return seen, {"demonstrations": f"{what}, {len(seen)} episodes with images",
                       "simulator": self.SIMULATOR, "episodes": len(seen),
                       "discarded": discarded}
 
-    def _seen(self, trajectory: Trajectory, images) -> SeenTrajectory:
+    def _seen(self, trajectory: Trajectory, read) -> SeenTrajectory:
         own = trajectory.observations[:, : self.SPEC.observation_dim]
-        return SeenTrajectory(own, trajectory.actions, images)
+        stored = Stored((len(own), *IMAGES), read)
+        return SeenTrajectory(own, trajectory.actions, stored)
 
     def _official(self, directory: Path) -> list[SeenTrajectory]:
         if directory.is_dir() and not d3il_images.is_here(directory):
@@ -89,7 +93,8 @@ class WithImages:
         states = directory / "state"
         trajectories = self._task.read(states)
         names = [file.stem for file in sorted(states.glob("*.pkl"))]
-        return [self._seen(t, d3il_images.read(directory, name, len(t.actions), cameras.SIZE))
+        return [self._seen(t, partial(
+            d3il_images.read, directory, name, len(t.actions), cameras.SIZE))
                 for name, t in zip(names, trajectories, strict=True)]
 
     def _recorded(self, file: Path, episodes_per_mode: int):
