@@ -28,6 +28,11 @@ def context(**values) -> Context:
     return SCALER.context(**raw(**values))
 
 
+def at_once(function, *given):
+    """`function(*given)` as one program: not each of its operations compiled by itself."""
+    return jax.jit(lambda: function(*given))()
+
+
 def randomised(shapes, scale=0.5, seed=1):
     """Random parameters of these shapes: zero kernels would hide what is connected."""
     rng = np.random.default_rng(seed)

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contexts import context, randomised
+from contexts import at_once, context, randomised
 from tiny_config import tiny_avoiding
 
 from vdd_jax import distill, problem, sharding, teachers, train_teacher, training
 from vdd_jax.config import ConfigError
+from vdd_jax.data import first
 from vdd_jax.models import denoiser
 from vdd_jax.types import Batch
 
@@ -27,7 +28,7 @@ def test_a_step_of_the_teacher(window):
     """Whole windows too, of which some steps do not count."""
     config = tiny_avoiding(teacher__backbone="transformer", teacher__window=window).teacher
     model = denoiser.build(config, 2)
-    state = train_teacher.init(config, model, KEY, jax.tree.map(lambda v: v[:1], DATA))
+    state = at_once(train_teacher.init, config, model, KEY, first(DATA, 1))
     state = state._replace(params=randomised(state.params, 0.2))
     same(*(jax.jit(train_teacher.make_step(config, model, parts=parts))(state, DATA, KEY)
            for parts in (1, 4)))
@@ -44,11 +45,11 @@ def test_a_step_of_distillation(values):
         distill__batch_size=8, distill__likelihood_weight=1.0, distill__gating_start=0.0,
         distill__gating_full=0.0, **values)
     network = denoiser.build(config.teacher, 2)
-    params = randomised(denoiser.init(config.teacher, network, KEY,
-                                      jax.tree.map(lambda v: v[:1], DATA)), 0.2)
+    params = randomised(
+        at_once(denoiser.init, config.teacher, network, KEY, first(DATA, 1)), 0.2)
     teacher = teachers.from_network(config.teacher, params, 2)
     model = problem.student(config)
-    state = distill.init(config.distill, model, KEY, DATA.observation)
+    state = at_once(distill.init, config.distill, model, KEY, DATA.observation)
     whole, sliced = (
         jax.jit(distill.make_step(config.distill, model, teacher, parts=parts))(state, DATA, KEY)
         for parts in (1, 4))

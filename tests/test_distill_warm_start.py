@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contexts import context
+from contexts import at_once, context
 from ml_collections import ConfigDict
 from tiny_config import tiny
 
@@ -37,7 +37,7 @@ def data(n=256):
 def trained(config, score, steps):
     teacher = Teacher(score, schedules.ve(0.01, 10.0))
     model = problem.student(config)
-    state = distill.init(config.distill, model, KEY, data().observation)
+    state = at_once(distill.init, config.distill, model, KEY, data().observation)
     step = distill.make_step(config.distill, model, teacher)
     state, _ = jax.jit(lambda s: jax.lax.scan(
         lambda s, _: step(s, data(), KEY), s, length=steps))(state)
@@ -96,7 +96,7 @@ def test_the_warm_start_has_a_batch_of_its_own():
         return batch_at(data, key, step, size)
 
     model = problem.student(tiny())
-    state = distill.init(config, model, KEY, data().observation)
+    state = at_once(distill.init, config, model, KEY, data().observation)
     teacher = Teacher(silent, schedules.ve(0.01, 10.0))
     jax.eval_shape(distill.make_step(config, model, teacher, spy), state, data(), KEY)
     assert set(sizes) == {24}
@@ -161,7 +161,7 @@ def test_weighting_scales_each_level_by_its_ratio_squared():
             return (1.0 - x) / (0.1 + jnp.square(t)[..., None])
 
         model = problem.student(tiny())
-        state = distill.init(config, model, KEY, data().observation)
+        state = at_once(distill.init, config, model, KEY, data().observation)
         step = distill.make_step(config, model, Teacher(pull, schedules.ve(0.01, 10.0)))
         norms[weighting] = float(jax.jit(step)(state, data(), KEY)[1]["expert_grad_norm"])
     assert norms["denoiser"] == pytest.approx(0.25 * norms["kl"], rel=1e-4)

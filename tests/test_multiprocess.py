@@ -43,12 +43,18 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def environment(devices: int) -> dict:
+    """Of a process of so many devices; little of its time is spent on optimising programs."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
 def start(folder: Path, workdir: Path, devices: int, *flags, processes: int = 1, **options):
     """The processes of a run, started: each has `devices` devices."""
     config = folder / "config.py"
     config.write_text(CONFIG)
     port = free_port()
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env = environment(devices)
     command = [sys.executable, "-m", "vdd_jax.main", f"--config={config}", f"--workdir={workdir}",
                *flags]
     together = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
@@ -169,8 +175,7 @@ def test_a_process_reads_the_images_that_its_devices_hold():
     running = [subprocess.Popen(
         [sys.executable, "-c", SHARES, str(port), str(i)], cwd=TESTS, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
-        for i in range(2)]
+        env=environment(2)) for i in range(2)]
     for out, error in end(running):
         assert out.endswith("fine\n"), error[-3_000:]
 

@@ -7,7 +7,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contexts import B, context
+from contexts import B, at_once, context
 from tiny_config import tiny_avoiding
 
 from vdd_jax import problem, teachers
@@ -40,7 +40,7 @@ def test_layers_of_the_student(trunk, precision, expected):
     bfloat16 the same within its rounding."""
     config = tiny_avoiding(precision=precision, student__trunk=trunk)
     model = problem.student(config)
-    params = model.init(jax.random.key(0), CONTEXT)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), CONTEXT)["params"]
     assert {v.dtype for v in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     apply = lambda p: model.apply({"params": p}, CONTEXT)  # noqa: E731
     assert products(apply, params) == expected
@@ -62,7 +62,7 @@ def test_layers_of_the_teacher(backbone, window):
     settings = config.teacher
     model = denoiser.build(settings, 2, problem.dtype(config))
     example = Batch(context(batch=(1,)), jnp.ones((1, 2)))
-    params = denoiser.init(settings, model, jax.random.key(0), example)
+    params = at_once(denoiser.init, settings, model, jax.random.key(0), example)
     params = jax.tree.map(lambda v: v + 0.05, params)  # the last layer starts at 0
     x, t = jnp.ones((B, 2)), jnp.full(B, 0.5)
     rounded = teachers.from_network(settings, params, 2, jnp.bfloat16)

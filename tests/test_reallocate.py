@@ -1,5 +1,7 @@
 """Experts that are moved: stretched ones are split, uncovered modes are given one, others stay."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def teacher() -> Mixture:
 def student(experts) -> tuple[MixtureOfExperts, dict]:
     """A student without observations whose experts are (mean, std of each axis)."""
     model = MixtureOfExperts(2, len(experts), covariance="diagonal", trunk_depth=0, std_floor=0.0)
-    params = model.init(KEY, jnp.zeros((1, 0)))["params"]
+    params = jax.jit(model.init)(KEY, jnp.zeros((1, 0)))["params"]
     params = jax.tree.map(lambda v: 0 * v, params)  # biases alone decide
     stacked = params["experts"]["experts"]
     stacked["mean"]["bias"] = jnp.array([mean for mean, _ in experts])
@@ -35,9 +37,9 @@ def student(experts) -> tuple[MixtureOfExperts, dict]:
     return model, params
 
 
-def attempt(experts, sigma=0.05):
-    """Reallocation against three modes; (mixture after, whether an expert was moved)."""
-    model, params = student(experts)
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def reallocated(model, params, sigma):
+    """Parameters after an attempt, whether an expert was moved, and the mixture then."""
     observation = jnp.zeros((BATCH, 0))
     action = mixture.sample(teacher(), jax.random.key(1))
     level = Level(*(jnp.full((BATCH,), v) for v in (sigma, 1.0, sigma)))
@@ -49,7 +51,13 @@ def attempt(experts, sigma=0.05):
     new, moved = reallocate.reallocate(
         params, q, score, Batch(observation, action), level, jax.random.key(2)
     )
-    after = model.apply({"params": new}, observation)
+    return new, moved, model.apply({"params": new}, observation)
+
+
+def attempt(experts, sigma=0.05):
+    """Reallocation against three modes; (mixture after, whether an expert was moved)."""
+    model, params = student(experts)
+    new, moved, after = reallocated(model, params, sigma)
     if not moved:
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, new))
     return jax.tree.map(lambda v: np.asarray(v[0]), after), bool(moved)
@@ -93,11 +101,11 @@ def test_split_expert_copies_one_and_touches_no_other(independent, gating):
     model = MixtureOfExperts(2, 4, independent=independent, gating=gating, trunk_width=8,
                              head_width=8, gating_width=8)
     observation = jax.random.normal(KEY, (5, 3))
-    params = model.init(KEY, observation)["params"]
+    params, apply = jax.jit(model.init)(KEY, observation)["params"], jax.jit(model.apply)
     params = jax.tree.map(lambda v: v + 0.1 * jax.random.normal(KEY, v.shape), params)
     shifts = jnp.array([0.5, -1.0]), jnp.array([2.0, 3.0])
-    before = model.apply({"params": params}, observation)
-    after = model.apply({"params": split_expert(params, 2, 0, *shifts)}, observation)
+    before = apply({"params": params}, observation)
+    after = apply({"params": split_expert(params, 2, 0, *shifts)}, observation)
     close = dict(atol=1e-5)
     np.testing.assert_allclose(after.means[:, 2], before.means[:, 2] + shifts[0], **close)
     np.testing.assert_allclose(after.means[:, 0], before.means[:, 2] + shifts[1], **close)

@@ -15,27 +15,38 @@ def step(state, data, key):
 
 
 def test_one_by_one_is_as_in_one_dispatch():
-    """State and metrics of each step, of several calls, one of a single step."""
+    """State and metrics of each step, of several calls, one of a single step; two programs."""
     mesh = sharding.make_mesh(config_lib.default())
     data, key = jnp.arange(7.0), jax.random.key(0)
     results = []
-    for make in (training.scanned, training.one_by_one):
-        state = jnp.asarray(0), jnp.asarray(1.0)
+    traced = []
+
+    def counted(*given):
+        traced.append(1)
+        return step(*given)
+
+    for whole in (3, 1):
+        state = jnp.zeros((), int), jnp.ones(())
         shardings = jax.tree.map(lambda _: sharding.replicated(mesh), state)
-        advance, metrics = make(step, shardings, donate=True), []
-        for num in (3, 1, 2):
+        state = jax.device_put(state, shardings)
+        advance, metrics = training.dispatched(counted, shardings, True, whole), []
+        for num in (3, 1, 2, 3):
             state, found = advance(state, data, key, num)
             assert {len(v) for v in found.values()} == {num}
             metrics.append(found)
-        assert int(state[0]) == 6
+        assert int(state[0]) == 9
         results.append((state, jax.tree.map(lambda *v: np.concatenate(v), *metrics)))
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert len(traced) == 2  # in a loop, and alone for both
 
 
 def test_images_on_a_cpu_are_learned_one_by_one():
-    images = (2, 96, 96, 3)
-    found = {(seen, platform): train_teacher.dispatched(seen, platform)
+    config, images = config_lib.default(), (2, 96, 96, 3)
+    config.run.update(steps_per_dispatch=100, checkpoint_every=1_000)
+    config.teacher.check_every = 500
+    found = {(seen, platform): train_teacher.whole_dispatch(config, seen, platform)
              for seen in ((), images) for platform in ("cpu", "gpu")}
-    assert found.pop((images, "cpu")) is training.one_by_one
-    assert set(found.values()) == {training.scanned}
+    assert found.pop((images, "cpu")) == 1 and set(found.values()) == {100}
+    config.teacher.check_every = 50
+    assert train_teacher.whole_dispatch(config, (), "cpu") == 50

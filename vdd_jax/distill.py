@@ -272,7 +272,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
         return make_reallocation(
             config.distill, model, task.teacher.of(params), draw_batch)(state, data, key)
 
-    advance = training.scanned(step, shardings, donate=True)
+    advance = training.dispatched(
+        step, shardings, True, training.whole_dispatch(config, config.run.log_every))
     health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
                                  health_key), out_shardings=on_mesh)
     move = jax.jit(reallocation, donate_argnums=0, out_shardings=(shardings, on_mesh))

@@ -171,9 +171,11 @@ def make_check(config: ConfigDict, model, held_out: Batch, key: jax.Array):
     return check
 
 
-def dispatched(images: tuple[int, ...], platform: str):
-    """How several steps are taken: on a CPU, convolutions are learned one step at a time."""
-    return training.one_by_one if images and platform == "cpu" else training.scanned
+def whole_dispatch(config: ConfigDict, images: tuple[int, ...], platform: str) -> int:
+    """Steps in one program: on a CPU, convolutions are learned one step at a time."""
+    if images and platform == "cpu":
+        return 1
+    return training.whole_dispatch(config, config.teacher.check_every)
 
 
 def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
@@ -193,8 +195,9 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     state, shardings = training.born(
         lambda k: init(settings, model, k, problem.example(config, seen=False)),
         lambda shapes: sharding.of_state(shapes, mesh), init_key)
-    advance = dispatched(data.spec.images, mesh.devices.flat[0].platform)(
-        make_step(settings, model, draw_batch, config.run.accumulate), shardings, donate=True)
+    advance = training.dispatched(
+        make_step(settings, model, draw_batch, config.run.accumulate), shardings, True,
+        whole_dispatch(config, data.spec.images, mesh.devices.flat[0].platform))
     check = jax.jit(make_check(settings, model, data.held_out, check_key),
                     out_shardings=(shardings, sharding.replicated(mesh)))
 

@@ -63,8 +63,8 @@ def moving_average(decay: float, average, params, step):
     return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
 
 
-def scanned(step, shardings, donate: bool):
-    """`advance(state, data, key, num) → (state, metrics [num])`: `num` steps in one dispatch.
+def scanned(step, shardings, donate: bool, num: int):
+    """`advance(state, data, key) → (state, metrics [num])`: `num` steps in one program.
 
     Args:
       step: (state, data, key) → (state, metrics).
@@ -72,15 +72,16 @@ def scanned(step, shardings, donate: bool):
     """
     mesh = jax.tree.leaves(shardings)[0].mesh
 
-    def advance(state, data, key, num):
+    def advance(state, data, key):
         return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
 
-    return jax.jit(advance, static_argnums=3, donate_argnums=(0,) if donate else (),
+    return jax.jit(advance, donate_argnums=(0,) if donate else (),
                    out_shardings=(shardings, sharding.replicated(mesh)))
 
 
 def one_by_one(step, shardings, donate: bool):
-    """As `scanned`, each step dispatched by itself.
+    """`advance(state, data, key, num) → (state, metrics [num])`: as `scanned`, each step
+    dispatched by itself.
 
     XLA's compiler for CPUs (of JAX 0.10) finds the fast form of a convolution's gradient only
     outside of loops; within one it takes 2 to 40 times as long (experiments/results/images.md).
@@ -97,6 +98,24 @@ def one_by_one(step, shardings, donate: bool):
         return state, jax.tree.map(lambda *of: np.stack(of), *jax.device_get(found))
 
     return advance
+
+
+def dispatched(step, shardings, donate: bool, whole: int):
+    """`advance(state, data, key, num) → (state, metrics [num])`: `whole` steps in one program, any
+    other number of them one by one. Two programs are compiled at most, however many marks cut a
+    run into pieces."""
+    together = scanned(step, shardings, donate, whole)
+    apart = one_by_one(step, shardings, donate)
+
+    def advance(state, data, key, num):
+        return together(state, data, key) if num == whole > 1 else apart(state, data, key, num)
+
+    return advance
+
+
+def whole_dispatch(config: ConfigDict, *every: int) -> int:
+    """Steps between two ends of dispatches, where no mark is between; `every` as of `run`."""
+    return min(config.run.steps_per_dispatch, config.run.checkpoint_every, *every)
 
 
 def born(init, shardings_of, *args):

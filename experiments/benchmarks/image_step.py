@@ -23,7 +23,7 @@ from vdd_jax import problem, sharding, train_teacher, training
 from vdd_jax.data import batch_at
 
 ROOT = Path(__file__).resolve().parents[2]
-WAYS = {"one by one": training.one_by_one, "in a loop": training.scanned}
+WAYS = {"one by one": lambda num: 1, "in a loop": lambda num: num}  # steps in one program
 
 
 def programs(config, num: int):
@@ -37,12 +37,12 @@ def programs(config, num: int):
     images = jnp.asarray(random.integers(0, 256, shape), jnp.uint8)
     data = data._replace(observation=data.observation._replace(images=images))
     found = {}
-    for name, make in WAYS.items():
+    for name, whole in WAYS.items():
         state, shardings = training.born(
             lambda key: train_teacher.init(config.teacher, model, key, one),
             lambda shapes: sharding.of_state(shapes, mesh), jax.random.key(0))
-        advance = make(train_teacher.make_step(config.teacher, model, batch_at), shardings,
-                       donate=False)
+        advance = training.dispatched(
+            train_teacher.make_step(config.teacher, model, batch_at), shardings, False, whole(num))
 
         def call(advance=advance, state=state):
             jax.block_until_ready(advance(state, data, jax.random.key(1), num))

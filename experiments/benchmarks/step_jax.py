@@ -121,8 +121,8 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
     inputs = (data, params)
     iterations = 1 if device == "cpu" else 10  # as the stage, which gives a GPU many at once
     with jax.default_matmul_precision(problem.MATMUL[precision]):
-        compiled = training.scanned(make(draw_batch), shardings[0], donate=True).lower(
-            state, inputs, key, iterations).compile()
+        compiled = training.scanned(make(draw_batch), shardings[0], True, iterations).lower(
+            state, inputs, key).compile()
     seen = []
 
     def one():

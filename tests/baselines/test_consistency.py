@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import at_once
 from tiny_config import changed, tiny, tiny_avoiding
 
 from vdd_jax import config as config_lib
@@ -31,7 +32,7 @@ def parts(config):
     """What a step is made of."""
     task = problem.build(config, None)
     net = consistency.network(config.consistency, config.teacher, problem.example(config))
-    state = consistency.init(config.consistency, net, KEY, None)
+    state = at_once(consistency.init, config.consistency, net, KEY, None)
     drawn = consistency.draw(config.consistency, first(task.data, 64), jax.random.key(1))
     losses = consistency.make_losses(config.consistency, net, config.teacher, task.teacher)
     return task, net, state, drawn, losses
@@ -135,7 +136,7 @@ def test_the_network_starts_as_the_teachers(finished_avoiding):
         ours = config.consistency.copy_and_resolve_references()
         ours.method = method
         net = consistency.network(ours, task.teacher_config, problem.example(config))
-        state = consistency.init(ours, net, KEY, task.teacher.params)
+        state = at_once(consistency.init, ours, net, KEY, task.teacher.params)
         batch = first(task.data, 7)
         for ratio in (0.05, 1.0, 5.0):
             r = jnp.full(7, ratio)
@@ -202,7 +203,7 @@ def test_another_runs_teacher(tmp_path, finished_avoiding):
 @both
 def test_a_stopped_run_resumes_bit_for_bit(method, tmp_path):
     """Killed at a step between checkpoints, then run again: the same parameters."""
-    config = of_toy(method)
+    config = of_toy(method, stages=("consistency",))
     stages.run(config, tmp_path / "whole")
     other = tmp_path / "stopped"
     stages.claim(config, other, False)

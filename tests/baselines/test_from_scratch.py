@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from contexts import at_once
 from tiny_config import tiny
 
 from vdd_jax import policy, stages
@@ -115,7 +116,8 @@ def test_losses_of_the_network_reach_experts_and_gating(method):
     """One step moves every expert's parameters and the gating's."""
     config = tiny(from_scratch__method=method, from_scratch__batch_size=16)
     model, data = stages.problem.student(config), stages.problem.data(config).train
-    state = from_scratch.init(config.from_scratch, model, jax.random.key(0), data.observation, 200)
+    state = at_once(
+        from_scratch.init, config.from_scratch, model, jax.random.key(0), data.observation, 200)
     # from zero kernels nothing would come through
     params = jax.tree.map(lambda v: v + 0.1 * RNG.normal(size=v.shape).astype(np.float32),
                           state.params)
@@ -133,7 +135,8 @@ def test_slices_of_a_batch_give_the_same_step(method):
     """`config.run.accumulate`."""
     config = tiny(from_scratch__method=method, from_scratch__batch_size=16)
     model, data = stages.problem.student(config), stages.problem.data(config).train
-    state = from_scratch.init(config.from_scratch, model, jax.random.key(0), data.observation, 200)
+    state = at_once(
+        from_scratch.init, config.from_scratch, model, jax.random.key(0), data.observation, 200)
     whole, sliced = (
         jax.jit(from_scratch.make_step(config.from_scratch, model, parts=parts))(
             state, data, jax.random.key(1)) for parts in (1, 4))
@@ -148,7 +151,8 @@ def test_the_e_step_is_over_all_pairs_and_held_between(method):
                   from_scratch__e_step_every=3)
     settings = config.from_scratch
     model, data = stages.problem.student(config), stages.problem.data(config).train
-    state = from_scratch.init(settings, model, jax.random.key(0), data.observation[:1], 200)
+    state = at_once(
+        from_scratch.init, settings, model, jax.random.key(0), data.observation[:1], 200)
     step = jax.jit(from_scratch.make_step(settings, model))
     for i in range(5):
         before = state

@@ -265,7 +265,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
         return make_step(ours, net, settings, task.teacher.of(params), draw_batch,
                          config.run.accumulate)(state, data, key)
 
-    advance = training.scanned(step, shardings, donate=True)
+    advance = training.dispatched(
+        step, shardings, True, training.whole_dispatch(config, config.run.log_every))
     health = jax.jit(make_health(net, settings, task.teacher, task.held_out, health_key),
                      out_shardings=sharding.replicated(mesh))
 

@@ -181,8 +181,9 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     state, shardings = training.born(
         lambda key: init(settings, model, key, problem.example(config).observation, num),
         lambda shapes: sharding.of_state(shapes, mesh), init_key)
-    advance = training.scanned(
-        make_step(settings, model, draw_batch, config.run.accumulate), shardings, donate=True)
+    advance = training.dispatched(
+        make_step(settings, model, draw_batch, config.run.accumulate), shardings, True,
+        training.whole_dispatch(config, config.run.log_every))
     health = jax.jit(make_health(model, data.held_out), out_shardings=sharding.replicated(mesh))
 
     def look(state, done, metrics, log):
