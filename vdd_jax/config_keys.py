@@ -446,8 +446,9 @@ KEYS: dict[str, Key] = {
         1, "slices of a batch whose gradients are computed one after the other, where memory is "
         "short (dropout: with other masks)", **_at_least(1),
     ),
-    "run.steps_per_dispatch": Key(100, "iterations in one call of the compiled program",
-                                  **_at_least(1)),
+    "run.steps_per_dispatch": Key(
+        100, "iterations in one call of the compiled program; fewer, up to a snapshot or a moved "
+        "expert, go one by one", **_at_least(1)),
     "run.log_every": Key(1_000, "iterations between two lines of metrics", **_at_least(1)),
     "run.loggers": Key(
         (), "where metrics go beside metrics.jsonl: 'tensorboard', 'wandb' (an extra each)",
