@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from tiny_config import tiny
 
 from vdd_jax import config as config_lib
-from vdd_jax import sharding, train_teacher, training
+from vdd_jax import distill, sharding, train_teacher, training
+from vdd_jax.baselines import consistency, from_scratch
 
 
 def step(state, data, key):
@@ -50,3 +53,18 @@ def test_images_on_a_cpu_are_learned_one_by_one():
     assert found.pop((images, "cpu")) == 1 and set(found.values()) == {100}
     config.teacher.check_every = 50
     assert train_teacher.whole_dispatch(config, (), "cpu") == 50
+
+
+@pytest.mark.parametrize("stage", [distill, consistency, from_scratch])
+def test_a_stage_without_marks_is_whole_dispatches(stage, tmp_path, monkeypatch):
+    """20 iterations, 4 in a program, a log line and a checkpoint at multiples of that."""
+    def alone(*_):
+        return lambda *_: pytest.fail("steps went one by one")
+
+    monkeypatch.setattr(training, "one_by_one", alone)
+    name = stage.__name__.rpartition(".")[2]
+    config = tiny(stages=(name,), run__num_snapshots=0, distill__reallocations=0)
+    config[name].num_iterations = 20
+    config.teacher.update(width=8, depth=1, encoder_depth=1)
+    stage.run(config, tmp_path)
+    assert stage.finished(config, tmp_path)
