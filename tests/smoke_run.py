@@ -38,14 +38,6 @@ def remember_compiled_programs(tmp_path_factory):
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
 
-@pytest.fixture
-def compiled_in_haste():
-    """For tests that run much once and compare no digits: less of it is optimised."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Finished(NamedTuple):
     config: ConfigDict
     workdir: Path

@@ -110,8 +110,6 @@ def test_the_pytorch_teacher_is_sampled_by_ddim():
 def test_rows_run_in_processes_of_their_own_or_say_why_not(tmp_path, capsys, monkeypatch):
     """PyTorch's are skipped without torch, and the compiled ones without a compiler."""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + (
-        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"))
     names = [*(n for n in actions.ROWS if n.startswith("torch")), "aot"]
     given = ",".join(f"{name}={value}" for name, value in TINY._asdict().items())
     out = tmp_path / "new" / "actions.json"

@@ -1,11 +1,8 @@
 """The benchmark of meshes, at tiny sizes: every mesh computes the same. No times."""
 
 import json
-import os
 import sys
 from pathlib import Path
-
-import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments" / "benchmarks"))
 import scaling  # noqa: E402
@@ -13,12 +10,6 @@ import scaling  # noqa: E402
 TINY = ("--sizes=observation_dim=3,action_dim=2,window=2,goal_length=0,samples=1,teacher_width=8,"
         "teacher_depth=1,teacher_heads=2,student_width=8,student_depth=1,student_heads=2,"
         "head_width=6,gating_width=6,gating_depth=1")
-
-
-@pytest.fixture(autouse=True)
-def quick_to_compile(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + (
-        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"))
 
 
 def test_every_mesh_computes_the_losses_of_the_first(tmp_path, capsys):

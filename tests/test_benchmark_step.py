@@ -49,8 +49,6 @@ def shapes(how="joint", sizes=TINY, windows=2, precision="float32"):
 def test_every_row_has_a_line_in_table_and_record(tmp_path, capsys, monkeypatch):
     """JAX's rows run; PyTorch's too or say why not; ratios are there when PyTorch is."""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + (
-        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"))
     sizes = TINY._replace(action_dim=2, window=2, samples=1, teacher_depth=1, dropout=0.0)
     given = ",".join(f"{name}={value}" for name, value in sizes._asdict().items())
     out = tmp_path / "new" / "step.json"

@@ -113,7 +113,7 @@ def test_an_unknown_variant_is_refused(path):
 @pytest.mark.parametrize(
     "path, variant", [pair for pair in SMOKE if pair[0].stem not in ("recorded", "images")],
     ids=lambda v: getattr(v, "stem", v))
-def test_smoke_variants_run(path, variant, tmp_path, monkeypatch, compiled_in_haste):
+def test_smoke_variants_run(path, variant, tmp_path, monkeypatch):
     """From nothing to a report with finite numbers (of fewer samples than a user's); everything
     that an evaluation does is done without a simulator and with one of MuJoCo's (with Avoiding's
     by the run `finished_avoiding`)."""

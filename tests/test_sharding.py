@@ -94,7 +94,8 @@ def test_a_data_set_in_shares_gives_the_same_batches():
     the whole."""
     found = subprocess.run(
         [sys.executable, "-c", SPLIT], capture_output=True, text=True, cwd=Path(__file__).parent,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+        env={**os.environ, "XLA_FLAGS": " ".join(
+            [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"])})
     assert found.stdout.strip() == "fine", found.stderr
 
 

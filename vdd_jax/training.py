@@ -144,7 +144,8 @@ def run(
       scaler, about: kept with the checkpoint, beside the configuration.
       every: a dispatch also ends at the multiples of these.
       marks: and at these steps.
-      stop_at: stop after this many iterations, as a kill would (for tests).
+      stop_at: save and stop after this many iterations, as when asked to leave (for tests; that
+        comes between dispatches alone: a step by itself may round unlike one in a whole dispatch).
 
     Returns:
       The state, and whether it is the stage's last one.

@@ -14,6 +14,7 @@ gating reads features through a stop-gradient; the loss of the experts gives it 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike as DType
 
 from vdd_jax.core import gaussian
@@ -116,7 +117,7 @@ def build_scale_tril(raw, action_dim: int, init_std: float, std_floor: float):
     scale = init_std * jnp.exp(_bounded(raw[..., :action_dim], 15.0))
     if raw.shape[-1] == action_dim:
         return jnp.hypot(scale, std_floor) if std_floor else scale
-    rows, columns = jnp.tril_indices(action_dim, -1)
+    rows, columns = np.tril_indices(action_dim, -1)  # known when compiled: not the device's work
     unit = jnp.zeros((*raw.shape[:-1], action_dim, action_dim), raw.dtype)
     unit = unit.at[..., rows, columns].set(_bounded(raw[..., action_dim:], 30.0))
     unit = unit + jnp.eye(action_dim)
