@@ -14,7 +14,7 @@ LEROBOT = ["pyarrow>=15"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 WANDB = ["wandb>=0.17"]
 TORCH = ["torch>=2.6"]  # published checkpoints are read with it, benchmarks compare with it
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "scipy>=1.11", "ruff>=0.6", "nbclient>=0.10",
+TEST = ["pytest>=8", "pytest-xdist>=3.7", "scipy>=1.11", "ruff>=0.6", "nbclient>=0.10",
         "ipykernel>=6.29", *EXPORT, *HDF5, *KITCHEN, *LEROBOT, *PLOT, *TENSORBOARD]
 
 setup(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contexts import at_once
-from tiny_config import changed, tiny, tiny_avoiding
+from tiny_config import changed, less_is_measured, tiny, tiny_avoiding
 
 from vdd_jax import config as config_lib
 from vdd_jax import evaluate, open_loop, policy, problem, stages, teachers
@@ -267,8 +267,10 @@ def test_a_teacher_with_fewer_steps_is_the_same_network(finished_avoiding):
     assert teachers.batch_rank(seen) == 1
 
 
-def test_a_run_can_be_judged_again_with_other_steps(tmp_path, finished_avoiding, capsys):
+def test_a_run_can_be_judged_again_with_other_steps(tmp_path, finished_avoiding, capsys,
+                                                    monkeypatch):
     """In the same workdir: nothing is trained again, the report is of what was asked for."""
+    less_is_measured(monkeypatch)
     config = finished_avoiding.config.copy_and_resolve_references()
     config.stages = ("consistency", "evaluate")
     config.teacher.workdir = str(finished_avoiding.workdir)

@@ -178,7 +178,7 @@ def test_the_stage_runs_resumes_and_gives_a_policy(tmp_path):
     stages.claim(config, other, False)
     from_scratch.run(config, other, stop_at=8)
     assert not from_scratch.finished(config, other)
-    stages.run(config, other)
+    from_scratch.run(config, other)
     assert from_scratch.finished(config, other)
     jax.tree.map(np.testing.assert_array_equal, policy.load(tmp_path / "whole").params,
                  policy.load(other).params)
