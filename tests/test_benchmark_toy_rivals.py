@@ -32,13 +32,15 @@ def test_a_row_is_the_median_and_range_over_seeds():
     assert cd[:4] == ["0.5", "cd", "–", "–"] and cd[-1] == "1"
 
 
-@pytest.mark.parametrize("experts", [0, 4])
+@pytest.mark.parametrize("experts, pacing", [(0, 0), (4, 0.02)])
 @pytest.mark.parametrize("method", toy_rivals.METHODS)
-def test_every_method_is_a_run(method, experts):
+def test_every_method_is_a_run(method, experts, pacing):
     """Its keys exist and fit together."""
     config = toy_rivals.get_config("")
-    config.update_from_flattened_dict(toy_rivals.keys(method, experts))
+    before = config.from_scratch.pacing
+    config.update_from_flattened_dict(toy_rivals.keys(method, experts, pacing))
     assert config.student.num_experts == (experts or 8)
+    assert config.from_scratch.pacing == (pacing or before)
     config_lib.validate(config)
     assert "evaluate" in config.stages
 

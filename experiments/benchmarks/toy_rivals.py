@@ -3,6 +3,7 @@
     python experiments/benchmarks/toy_rivals.py --seeds=5
     python experiments/benchmarks/toy_rivals.py --methods=em,imc --stds=0.15
     python experiments/benchmarks/toy_rivals.py --methods=vdd,em,imc --experts=4   half the modes
+    python experiments/benchmarks/toy_rivals.py --methods=imc --experts=4 --pacing=0.02
 
 Prints Markdown and writes experiments/results/toy_rivals.json; what is not run keeps its rows.
 """
@@ -41,17 +42,18 @@ KEPT = ("kl_teacher_student", "kl_student_teacher", "modes_found", "modes_total"
         "sliced_wasserstein", "mmd")
 
 
-def keys(method: str, experts: int) -> dict:
-    """What a row sets beside std and seed; 0 experts: one a mode."""
-    return METHODS[method] | ({"student.num_experts": experts} if experts else {})
+def keys(method: str, experts: int, pacing: float) -> dict:
+    """What a row sets beside std and seed; 0: an expert a mode, the default of the pacing."""
+    return (METHODS[method] | ({"student.num_experts": experts} if experts else {})
+            | ({"from_scratch.pacing": pacing} if pacing else {}))
 
 
-def run(method: str, std: float, seed: int, experts: int = 0) -> dict:
-    """One run through the same stages as the command line."""
+def run(std: float, seed: int, of_row: dict) -> dict:
+    """One run through the same stages as the command line; `of_row` is of `keys`."""
     config = get_config("")
     config.update_from_flattened_dict({
         "run.figures": False, "run.num_snapshots": 0, "seed": seed, "task.mode_std": std,
-        **keys(method, experts)})
+        **of_row})
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):
         report = stages.run(config, Path(workdir) / "run")
@@ -94,6 +96,7 @@ def main():
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--stds", default="0.5,0.15,0.05")
     parser.add_argument("--experts", type=int, default=0, help="of mixtures; 0: one a mode")
+    parser.add_argument("--pacing", type=float, default=0, help="of IMC; 0: the default")
     parser.add_argument("--out", type=Path,
                         default=ROOT / "experiments" / "results" / "toy_rivals.json")
     arguments = parser.parse_args()
@@ -106,12 +109,14 @@ def main():
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for std in arguments.stds.split(","):
         for method in methods:
-            name = method + f" of {arguments.experts}" * bool(arguments.experts) + f", std {std}"
+            of_row = keys(method, arguments.experts, arguments.pacing)
+            name = (method + f" of {arguments.experts}" * bool(arguments.experts)
+                    + f", pacing {arguments.pacing:g}" * bool(arguments.pacing) + f", std {std}")
             runs = []
             for seed in range(arguments.seeds):
-                runs.append(run(method, float(std), seed, arguments.experts))
+                runs.append(run(float(std), seed, of_row))
                 print(name, runs[-1], flush=True)
-            results[name] = {"commit": commit, "overrides": keys(method, arguments.experts),
+            results[name] = {"commit": commit, "overrides": of_row,
                              "cores": os.cpu_count(), "versions": config_lib.versions(),
                              "runs": runs}
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
