@@ -9,8 +9,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of a test's time is compilation, and most of that is spent by XLA on its newer emitters,
 # which prepare anew for each of the hundreds of small loops of a program. Without them, and with
 # nothing optimised, a step of distillation compiles in a quarter of the time.
-QUICK = ("--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-         "--xla_cpu_use_fusion_emitters=false")
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 
 
 def known(flags: str) -> bool:
@@ -20,8 +20,9 @@ def known(flags: str) -> bool:
 
 
 # processes that share the tests, and those that tests start, inherit it
-if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", "") and known(QUICK):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = " ".join([
+        os.environ.get("XLA_FLAGS", ""), QUICK, OLDER_EMITTERS * known(OLDER_EMITTERS)]).strip()
 
 import jax  # noqa: E402
 

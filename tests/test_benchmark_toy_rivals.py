@@ -45,6 +45,14 @@ def test_every_method_is_a_run(method, experts, pacing):
     assert "evaluate" in config.stages
 
 
+def test_a_pacing_is_of_imc_alone(monkeypatch, capsys):
+    """A row of another method would be named after what it does not use."""
+    monkeypatch.setattr(sys, "argv", ["toy_rivals.py", "--methods=imc,em", "--pacing=0.02"])
+    with pytest.raises(SystemExit):
+        toy_rivals.main()
+    assert "--pacing is of imc alone" in capsys.readouterr().err
+
+
 def test_the_table_is_that_of_the_record():
     """No number was typed."""
     results = ROOT / "experiments" / "results"

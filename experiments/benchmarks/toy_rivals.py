@@ -104,6 +104,8 @@ def main():
     methods = arguments.methods.split(",")
     if unknown := set(methods) - set(METHODS):
         parser.error(f"unknown methods {sorted(unknown)}; there are {', '.join(METHODS)}")
+    if arguments.pacing and methods != ["imc"]:
+        parser.error("--pacing is of imc alone: --methods=imc")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True,
                             capture_output=True).stdout.strip()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
