@@ -48,7 +48,7 @@ def actor_of(workdir: Path, who: str):
     if who == "student":
         student = policy.load(workdir)
         actor = closed_loop.of_student(config, student.apply, student.params, student.scaler,
-                                       "sampled_mean", min_weight=student.min_weight)
+                                       student.acting, min_weight=student.min_weight)
     else:
         teacher, scaler, settings = problem.load_teacher(config, workdir)
         actor = closed_loop.of_teacher(config, teacher, settings.teacher, scaler,

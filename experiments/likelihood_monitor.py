@@ -129,7 +129,7 @@ def _drive(policy, key, num: int, limit: int):
         running = ~jax.vmap(simulator.finished)(states)
         draw_key, noise_key = jax.random.split(jax.random.fold_in(act_key, t))
         q = policy.mixture(History(history, valid))
-        action = mixtures.act(q, draw_key, "sampled_mean", policy.min_weight)
+        action = mixtures.act(q, draw_key, policy.acting, policy.min_weight)
         found = monitors_of(q, action, *before)
         record = (found, history, valid, running)
         pushed = jnp.where(((t >= d.push_at) & (t < d.push_at + 10))[:, None], d.push, 0.0)

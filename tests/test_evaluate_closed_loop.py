@@ -54,7 +54,8 @@ def test_the_report(finished_avoiding):
     assert set(student) == of_actor | OF_DENSITY | {
         "acting", "min_weight", "other_ways_of_acting", "num_experts", "kind"}
     assert (student["min_weight"], student["kind"]) == (0.1, "vdd")
-    assert set(student["other_ways_of_acting"]) == {"most_likely_mean", "sample", closed.EVERY}
+    assert set(student["other_ways_of_acting"]) == {"most_likely_mean", "sample",
+                                                    "sampled_mean" + closed.EVERY}
     assert all(set(v) == OF_EPISODES | {"network_calls"}
                for v in student["other_ways_of_acting"].values())
     assert (teacher["kind"], student["acting"]) == ("learned", "sampled_mean")
@@ -92,7 +93,7 @@ def test_the_episodes_are_kept(finished_avoiding):
     with np.load(finished_avoiding.workdir / "episodes.npz") as kept:
         actors = {name.split(".")[0] for name in kept.files}
         assert actors == {"teacher", "teacher_1_steps", "sampled_mean", "most_likely_mean",
-                          "sample", closed.EVERY}
+                          "sample", "sampled_mean" + closed.EVERY}
         starts = [kept[f"{name}.observations"][:, 0] for name in actors]
         for start in starts:
             np.testing.assert_array_equal(start, starts[0])
@@ -121,14 +122,20 @@ def test_the_ways_of_a_mixture():
 
     student = Policy({}, None, apply, 4, 2, window=1, min_weight=0.1)
     ways = closed.ways_of(config_lib.default(), student)
-    assert list(ways)[0] == "sampled_mean" and set(ways) == {*mixture.ACTING, closed.EVERY}
+    every = "sampled_mean" + closed.EVERY
+    assert list(ways)[0] == "sampled_mean" and set(ways) == {*mixture.ACTING, every}
     acted = {name: np.concatenate([np.asarray(way.act(SEEN, key)) for key in KEYS])
              for name, way in ways.items()}
     assert (acted["sampled_mean"][:, 0] == -1).all()
-    assert set(acted[closed.EVERY][:, 0]) == {-1.0, 1.0}
+    assert set(acted[every][:, 0]) == {-1.0, 1.0}
     assert all(way.network_calls == 1 for way in ways.values())
     without = closed.ways_of(config_lib.default(), student.replace(min_weight=0.0))
     assert set(without) == set(mixture.ACTING)
+    ways = closed.ways_of(config_lib.default(), student.replace(acting="sample"))
+    assert list(ways)[0] == "sample"
+    assert set(ways) == {*mixture.ACTING, "sample" + closed.EVERY}
+    action = ways["sample"].act(SEEN, KEYS[0])
+    assert (action[:, 0] < 0).all() and (action != means[0]).all()  # no mean, of the likely one
 
 
 def test_the_ways_of_a_policy_that_is_sampled():

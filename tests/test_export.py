@@ -147,6 +147,23 @@ def test_a_run_is_exported_by_the_command(finished_avoiding, tmp_path, capsys):
         assert before == {file: file.read_bytes() for file in out.parent.iterdir()}
 
 
+def test_who_acts_on_the_mixture_is_told_how(finished_avoiding, tmp_path, capsys, monkeypatch):
+    """A file that gives the mixture alone cannot act by itself."""
+    needs("stablehlo")
+    load, said = export.policy_lib.load, []
+    for changes in (dict(acting="sampled_mean", min_weight=0.0), dict(min_weight=0.1),
+                    dict(acting="sample", min_weight=0.0)):
+        monkeypatch.setattr(export.policy_lib, "load",
+                            lambda workdir, changes=changes: load(workdir).replace(**changes))
+        export.main([f"--workdir={finished_avoiding.workdir}", "--format=stablehlo",
+                     f"--out={tmp_path / str(len(said))}"])
+        said.append([line for line in capsys.readouterr().out.splitlines()
+                     if line.startswith("this policy acts ")])
+    assert said == [
+        [], ["this policy acts by experts of weight 0.1 and more (config.policy.min_weight)"],
+        ["this policy acts by samples of the mixture (config.policy.acting)"]]
+
+
 def test_the_artefact_runs_on_every_platform_at_any_batch(finished_avoiding, tmp_path):
     """As the documentation says it is loaded: JAX alone."""
     needs("stablehlo")

@@ -92,7 +92,7 @@ def test_monitors_are_of_the_mixture_and_the_action(driven, finished_avoiding):
 def test_undisturbed_episodes_are_those_of_the_simulator(finished_avoiding, monkeypatch):
     """A rod that is driven straight on ends where `rollout` says."""
     class Straight:
-        window, min_weight = 2, 0.0
+        window, min_weight, acting = 2, 0.0, "sampled_mean"
 
         def mixture(self, history):
             n = len(history.observations)

@@ -116,6 +116,19 @@ def test_experts_below_the_least_weight_are_not_drawn(windows):
         kept.act(one, rng, "mean")
 
 
+def test_it_acts_in_the_policys_own_way(windows):
+    """Which the file says; by means where it is older."""
+    policy, _ = windows
+    one = seen(policy)
+    header, arrays = export.numpy_content(policy.replace(acting="sample"))
+    ours = NumpyPolicy(header, arrays)
+    sample, mean = (ours.act(one, RNG(0), how) for how in ("sample", "sampled_mean"))
+    np.testing.assert_array_equal(ours.act(one, RNG(0)), sample)
+    older = NumpyPolicy({k: v for k, v in header.items() if k != "acting"}, arrays)
+    np.testing.assert_array_equal(older.act(one, RNG(0)), mean)
+    assert not np.array_equal(sample, mean)
+
+
 def test_the_end_of_the_unit_interval_draws_the_last_that_may_act():
     """Whatever the generator gives, no expert that has no weight."""
     class Given:

@@ -104,6 +104,30 @@ def test_acting(policy):
         policy.act(OBSERVATION, KEY, "mean")
 
 
+def test_a_policy_acts_in_its_own_way(policy):
+    """Unless it is told how."""
+    ways = {how: np.asarray(policy.act(OBSERVATION, KEY, how))
+            for how in ("sampled_mean", "most_likely_mean", "sample")}
+    assert not np.array_equal(ways["sample"], ways["sampled_mean"])
+    for own, action in ways.items():
+        told = policy.replace(acting=own)
+        np.testing.assert_array_equal(told.act(OBSERVATION, KEY), action)
+        np.testing.assert_array_equal(told.act(OBSERVATION, KEY, "sample"), ways["sample"])
+    np.testing.assert_array_equal(policy.act(OBSERVATION, KEY), ways["sampled_mean"])
+
+
+def test_the_way_of_acting_is_the_configurations(finished_avoiding, monkeypatch):
+    def told(*given):
+        scaler, settings = found(*given)
+        settings.policy.acting = "sample"
+        return scaler, settings
+
+    found = problem.scaler_and_config
+    assert policy_lib.load(finished_avoiding.workdir).acting == "sampled_mean"
+    monkeypatch.setattr(problem, "scaler_and_config", told)
+    assert policy_lib.load(finished_avoiding.workdir).acting == "sample"
+
+
 def test_the_likeliest_is_not_always_the_first(policy):
     """The argmax is over the gating, whichever expert it is."""
     q = policy.mixture(OBSERVATION)

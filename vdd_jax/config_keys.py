@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vdd_jax.core import noise_density, objectives, preconditioning, samplers
+from vdd_jax.core import mixture, noise_density, objectives, preconditioning, samplers
 from vdd_jax.formats import FORMATS
 from vdd_jax.types import HISTORIES
 
@@ -413,6 +413,11 @@ KEYS: dict[str, Key] = {
     "consistency.actions_steps": Key(0, "as distill.actions_steps", **_at_least(0)),
     "consistency.state_jitter": Key(0.0, "as distill.state_jitter", **_at_least(0)),
     # ---- acting
+    "policy.acting": Key(
+        "sampled_mean", "how the student acts where nothing else is asked, and what a report puts "
+        "first: by the mean of an expert drawn from the gating, as published; by a 'sample' of the "
+        "mixture; by the mean of the likeliest expert", **_one_of(*mixture.ACTING),
+    ),
     "policy.min_weight": Key(
         0.0, "experts whose gating weight is below this are not drawn when the policy acts "
         "(ε-sampling); its density keeps them", lambda v: 0 <= v < 1, "in [0, 1)",

@@ -24,8 +24,7 @@ from vdd_jax.sampled_policy import SampledPolicy
 from vdd_jax.tasks import TASKS
 
 TIMED_CALLS = 300
-MAIN = "sampled_mean"  # the way of acting of a mixture that a report puts first (the paper's)
-EVERY = "sampled_mean_of_every_expert"  # without config.policy.min_weight
+EVERY = "_of_every_expert"  # the policy's own way, without config.policy.min_weight
 
 
 RATES = (("one box placed", "success_1"), ("entropy, one box", "entropy_1"),
@@ -145,10 +144,11 @@ def ways_of(config: ConfigDict, student: policy.Policy | SampledPolicy) -> dict[
         q = student.apply({"params": student.params}, context)
         return mixture.act(q, key, how, min_weight)
 
-    hows = sorted(mixture.ACTING, key=lambda how: how != MAIN)
+    main = student.acting
+    hows = sorted(mixture.ACTING, key=lambda how: how != main)
     ways = {how: Way(partial(act, how=how, min_weight=student.min_weight), 1) for how in hows}
     if student.min_weight:
-        ways[EVERY] = Way(partial(act, how=MAIN, min_weight=0.0), 1)
+        ways[main + EVERY] = Way(partial(act, how=main, min_weight=0.0), 1)
     return ways
 
 

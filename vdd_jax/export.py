@@ -59,6 +59,8 @@ from vdd_jax.policy_input import scaled  # noqa: E402
 LIMITS = (1e-5, 1e-4)  # see `limit`
 BATCHES = (1, 256)  # of the comparison
 OUTPUTS = ("log_weights", "means", "scale_tril")
+WAYS = {"sample": "by samples of the mixture",  # of acting, but for the published one
+        "most_likely_mean": "by the mean of the likeliest expert"}
 PLATFORMS = ("cpu", "cuda", "tpu")
 STUDENT = ("num_experts", "covariance", "history", "fourier", "trunk", "heads", "head",
            "activation", "init_std", "std_floor")  # what numpy_policy.py is told of a student
@@ -131,10 +133,20 @@ def run(workdir: Path, form: str, out: Path) -> str:
     size = f"{out} ({out.stat().st_size / 2**20:.1f} MiB)"
     inputs = ", ".join(f"{name} [B, {', '.join(map(str, shape))}]"
                        for name, (shape, _) in inputs_of(policy).items())
-    acting = ("" if form == "numpy" or not policy.min_weight else "\nthis policy acts by experts "
-              f"of weight {policy.min_weight:g} and more (config.policy.min_weight)")
+    acting = "" if form == "numpy" else _acting(policy)
     return (f"wrote {size}" + f" and {beside}" * bool(beside) + f"\ninputs: {inputs}{acting}\n"
             + describe(found))
+
+
+def _acting(policy: Policy) -> str:
+    """What who acts on the mixture has to know, where any expert's mean would not be it."""
+    how = []
+    if policy.acting in WAYS:
+        how.append(f"{WAYS[policy.acting]} (config.policy.acting)")
+    if policy.min_weight:
+        how.append(f"by experts of weight {policy.min_weight:g} and more "
+                   "(config.policy.min_weight)")
+    return "\nthis policy acts " + ", ".join(how) if how else ""
 
 
 def limit(found: Found) -> float:
@@ -314,7 +326,8 @@ def numpy_content(policy: Policy) -> tuple[dict, Arrays]:
     model = policy.apply.__self__
     header = {"format": numpy_policy.FORMAT, "student": {k: getattr(model, k) for k in STUDENT}}
     header |= {name: getattr(policy, name) for name in (
-        "observation_dim", "action_dim", "window", "chunk", "goal_length", "min_weight")}
+        "observation_dim", "action_dim", "window", "chunk", "goal_length", "min_weight",
+        "acting")}
     return header, {
         **{f"scaler/{k}": np.asarray(v) for k, v in policy.scaler._asdict().items()
            if v is not None},

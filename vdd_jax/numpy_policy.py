@@ -327,6 +327,7 @@ class NumpyPolicy:
         for name in ("observation_dim", "action_dim", "window", "chunk", "goal_length",
                      "min_weight"):
             setattr(self, name, header[name])
+        self.acting = header.get("acting", ACTING[0])  # older files do not say
         s = self.student = header["student"]
         self.scaler = _under(arrays, "scaler/")
         experts = _under(arrays, "experts/")
@@ -356,10 +357,11 @@ class NumpyPolicy:
         return Mixture(*(np.ascontiguousarray(v.reshape(*batch, *v.shape[1:]))
                          for v in (log_weights, means, factors)))
 
-    def act(self, observation, rng: np.random.Generator, how: str = "sampled_mean"):
+    def act(self, observation, rng: np.random.Generator, how: str | None = None):
         """An action: the mean of an expert drawn from the gating ('sampled_mean'), that of the
-        likeliest ('most_likely_mean'), or a 'sample'. Experts below the policy's `min_weight` are
-        not drawn."""
+        likeliest ('most_likely_mean'), or a 'sample'; None: as the policy's `acting` says. Experts
+        below the policy's `min_weight` are not drawn."""
+        how = how or self.acting
         if how not in ACTING:
             raise ValueError(f"how is one of {', '.join(ACTING)}, not {how!r}")
         features, log_weights, batch = self._see(observation)

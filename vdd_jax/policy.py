@@ -64,6 +64,7 @@ class Policy:
     goal_length: int = struct.field(pytree_node=False, default=0)  # G
     images: tuple[int, ...] = struct.field(pytree_node=False, default=())  # (C, S, S, 3)
     min_weight: float = struct.field(pytree_node=False, default=0.0)  # see core.mixture.act
+    acting: str = struct.field(pytree_node=False, default="sampled_mean")  # its own way to act
     matmul: str = struct.field(pytree_node=False, default="highest")  # of products of float32
     # (params, scaled observation, index) → the mixture of one expert; None: all are computed
     apply_one: Callable | None = struct.field(pytree_node=False, default=None)
@@ -78,10 +79,11 @@ class Policy:
         """q(·|s) with batch axes `[...]`, over actions of A · H numbers."""
         return _mixture(self, checked(self, observation))
 
-    def act(self, observation, key: jax.Array, how: str = "sampled_mean") -> jax.Array:
-        """An action `[..., A]` or `[..., H, A]`; `how` as in `core.mixture.act`. Experts below
-        the policy's `min_weight` are not drawn; every other method is of the whole q(a|s)."""
-        return _act(self, checked(self, observation), key, how)
+    def act(self, observation, key: jax.Array, how: str | None = None) -> jax.Array:
+        """An action `[..., A]` or `[..., H, A]`; `how` as in `core.mixture.act`, None: as the
+        policy's `acting` says. Experts below the policy's `min_weight` are not drawn; every other
+        method is of the whole q(a|s)."""
+        return _act(self, checked(self, observation), key, how or self.acting)
 
     def sample(self, observation, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Samples of q(a|s), `shape + [..., A]`, or `shape + [..., H, A]`."""
@@ -193,7 +195,7 @@ def load(workdir: str | Path) -> Policy | SampledPolicy:
         params = _restore(checkpoints, jax.eval_shape(
             lambda: model.init(jax.random.key(0), example.observation)["params"]))
     return Policy(params, scaler, model.apply, min_weight=settings.policy.min_weight,
-                  apply_one=model.apply_one, **_sizes(settings))
+                  acting=settings.policy.acting, apply_one=model.apply_one, **_sizes(settings))
 
 
 def _no_student(workdir: Path) -> str:

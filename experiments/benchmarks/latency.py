@@ -35,7 +35,7 @@ def actors_of(workdir: Path, calls: list[int]) -> tuple[dict, tuple[int, int]]:
     student = policy.load(workdir)
     kind = task.teacher_config.sampler.kind
     actors = {"student": closed_loop.of_student(
-        config, student.apply, student.params, student.scaler, "sampled_mean",
+        config, student.apply, student.params, student.scaler, student.acting,
         min_weight=student.min_weight)}
     for steps in calls:
         actors[f"teacher, {samplers.network_calls(kind, steps)} calls"] = closed_loop.of_teacher(

@@ -65,7 +65,7 @@ def policies(sized: Sized) -> dict[str, Policy | SampledPolicy]:
     model = MixtureOfExperts(action_dim=a, **config.student.to_dict())
     params = jax.jit(model.init)(key, example.observation)["params"]
     found = {VDD: Policy(params, scaler, model.apply, min_weight=config.policy.min_weight,
-                         apply_one=model.apply_one, **shared)}
+                         acting=config.policy.acting, apply_one=model.apply_one, **shared)}
     for method, all_calls in CALLS.items():
         params, draw = _drawn(method, config, example, key)
         for calls in all_calls:
