@@ -35,7 +35,8 @@ TASKS = {
         "": {"beso": ("configs/avoiding.py",), "ddpm": ("configs/avoiding.py:vp",)},
         "recorded": {
             "beso": ("configs/avoiding.py:recorded",),
-            "ddpm": ("configs/avoiding.py:vp", "--config.teacher.state_jitter=0.03"),
+            "ddpm": ("configs/avoiding.py:vp", "--config.teacher.state_jitter=0.03",
+                     "--config.distill.actions_steps=18", "--config.distill.num_iterations=30000"),
         },
         "published": _families("configs/published.py:avoiding_FAMILY"),
         "smoke": {"beso": ("configs/avoiding.py:smoke",), "ddpm": ("configs/avoiding.py:smoke",)},
