@@ -1,0 +1,76 @@
+"""What a student of Avoiding gives in success for entropy, when it samples from wider experts.
+
+    python experiments/avoiding_frontier.py --workdirs=runs/seed0,runs/seed1 --widths=1,1.5,2 \
+        --out=experiments/results/avoiding_frontier.json --name=scripted
+
+A rival that fails more often and has more entropy is neither better nor worse. So that the two can
+be compared at equal success, the student acts by samples of q(a|s) with every expert's standard
+deviations times a width, in the episodes of its run's report: the wider, the more is tried and the
+more fails. Widths are no setting of the library. The JSON keeps other names.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import jax
+
+from vdd_jax import closed_loop, evaluate_closed_loop
+from vdd_jax import config as config_lib
+from vdd_jax.checkpoint import write_json
+from vdd_jax.tasks import TASKS
+
+
+def points(workdir: Path, widths: list[float]) -> dict:
+    """Seed of a run and, by width, success and entropy of its student."""
+    config = config_lib.from_json((workdir / "config.json").read_text())
+    student = evaluate_closed_loop.student_of(config, workdir)
+    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))  # the report's
+
+    def at(width):
+        def apply(variables, seen):
+            q = student.apply(variables, seen)
+            return q._replace(scale_tril=width * q.scale_tril)
+
+        actor = closed_loop.of_student(config, apply, student.params, student.scaler, "sample")
+        episodes, _ = closed_loop.run(config, actor, key, config.evaluate.num_episodes)
+        score = TASKS[config.task.name].score(episodes)
+        return {k: score[k] for k in ("success", "entropy", "episodes")}
+
+    return {"seed": config.seed, "widths": {f"{width:g}": at(width) for width in widths}}
+
+
+def render(runs: list[dict]) -> str:
+    """Success / entropy by width and seed, and the means."""
+    lines = ["| width | " + " | ".join(f"seed {run['seed']}" for run in runs) + " | mean |",
+             "|" + "---|" * (len(runs) + 2)]
+    for width in runs[0]["widths"]:
+        pairs = [(run["widths"][width]["success"], run["widths"][width]["entropy"])
+                 for run in runs]
+        pairs.append(tuple(map(statistics.mean, zip(*pairs, strict=True))))
+        lines.append(f"| {width} | " + " | ".join(f"{s:.3f} / {e:.3f}" for s, e in pairs) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdirs", required=True, help="finished runs, with commas between")
+    parser.add_argument("--widths", default="1,1.25,1.5,1.75,2")
+    parser.add_argument("--name", required=True, help="under which the JSON keeps the numbers")
+    parser.add_argument("--out", default="experiments/results/avoiding_frontier.json", type=Path)
+    flags = parser.parse_args(arguments)
+    try:
+        widths = [float(width) for width in flags.widths.split(",")]
+    except ValueError:
+        parser.error(f"--widths are numbers with commas between, not {flags.widths!r}")
+    if min(widths) <= 0:
+        parser.error(f"--widths are above 0, not {min(widths):g}")
+    runs = [points(Path(workdir), widths) for workdir in flags.workdirs.split(",")]
+    print(render(runs))
+    kept = json.loads(flags.out.read_text()) if flags.out.exists() else {}
+    write_json(flags.out, kept | {flags.name: runs})
+
+
+if __name__ == "__main__":
+    main()
