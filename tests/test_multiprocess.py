@@ -137,8 +137,8 @@ port, index = sys.argv[1:]
 jax.distributed.initialize("127.0.0.1:" + port, 2, int(index))
 from tiny_config import tiny_avoiding
 from vdd_jax import sharding
-from vdd_jax.data import batch_at, fit_trajectory_scaler, windows
-from vdd_jax.frames import Stored
+from vdd_jax.data import batch_at, encoded, fit_trajectory_scaler, windows
+from vdd_jax.frames import Frames, Stored
 from vdd_jax.types import SeenTrajectory
 
 read, rng = [], np.random.default_rng(0)
@@ -165,12 +165,22 @@ found = jax.jit(lambda d, k: draw(d, k, 3, 4))(there, sharding.everywhere(key, m
 expected = batch_at(data(lambda i: whole[i]), key, 3, 4)
 np.testing.assert_array_equal(sharding.here(found.observation.images, mesh),
                               expected.observation.images)
+
+# seven images, which two do not divide: four here, three there
+read.clear()
+see = jax.tree_util.Partial(lambda images: images.reshape(len(images), -1)[:, :5] / 255)
+later = (Stored(whole[i].shape, lambda i=i: reading(i)) for i in (1, 2, 3))
+frames = Frames([whole[0][:1], *later])
+features = sharding.encoded_together(frames, see)
+assert sorted(set(read)) == [[1, 2], [2, 3]][jax.process_index()], read
+np.testing.assert_array_equal(features, encoded(frames, see))
 print("fine")
 """
 
 
 def test_a_process_reads_the_images_that_its_devices_hold():
-    """Two processes of two devices: each two of four episodes; batches are of all of them."""
+    """Two processes of two devices: each two of four episodes; batches are of all of them. And it
+    encodes its part of the images alone, whose features all have."""
     port = free_port()
     running = [subprocess.Popen(
         [sys.executable, "-c", SHARES, str(port), str(i)], cwd=TESTS, text=True,

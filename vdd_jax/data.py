@@ -189,9 +189,23 @@ def fit_trajectory_scaler(
     )
 
 
+def encoded(frames: np.ndarray | Frames, encode, rows: np.ndarray | None = None) -> jax.Array:
+    """Features `[N, F]` of images `[N, C, S, S, 3]`, so many at a time as fit in memory; or of
+    `rows` of them alone, `[M]` integers."""
+    rows = np.arange(len(frames)) if rows is None else rows
+    starts = range(0, len(rows), ENCODED_AT_ONCE)
+    return jnp.concatenate([
+        _encode(encode, frames[rows[i : i + ENCODED_AT_ONCE]]) for i in starts])
+
+
+@jax.jit
+def _encode(encode, images):
+    return encode(images)
+
+
 def windows(
     trajectories: list[Trajectory], scaler: Scaler, window: int, chunk: int = 1,
-    goal_length: int = 0, goal: str = "end",
+    goal_length: int = 0, goal: str = "end", encoder: Callable = encoded,
 ) -> Batch:
     """Every step of every trajectory with the window that ends there, scaled.
 
@@ -203,6 +217,7 @@ def windows(
       window: T. chunk: H. goal_length: G.
       goal: 'end', the last ones; 'future', for each step some that begin after it, drawn once
         (the last ones where there is no room).
+      encoder: `encoded`, or what gives the same with others.
 
     Returns:
       A Batch of N = all steps: its observation a `Context`, its action `[N, H · A]`. Images that
@@ -243,20 +258,9 @@ def windows(
             seen = seen._replace(images=frames)
         else:
             every = jnp.arange(len(frames))
-            features = encoded(frames, scaler.encode)
+            features = encoder(frames, scaler.encode)
             seen = seen.with_features(features[window_rows(seen.valid, every)])
     return Batch(seen, scaler.scale_action(action))
-
-
-def encoded(frames: np.ndarray | Frames, encode) -> jax.Array:
-    """Features `[N, F]` of images `[N, C, S, S, 3]`, so many at a time as fit in memory."""
-    starts = range(0, len(frames), ENCODED_AT_ONCE)
-    return jnp.concatenate([_encode(encode, frames[i : i + ENCODED_AT_ONCE]) for i in starts])
-
-
-@jax.jit
-def _encode(encode, images):
-    return encode(images)
 
 
 def window_rows(valid: jax.Array, rows: jax.Array) -> jax.Array:

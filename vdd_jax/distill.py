@@ -235,7 +235,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
     `config` is the whole one; `teacher` is given where `config.teacher.given`; for the rest and
     what is raised see `training.run`.
     """
-    task = problem.build(config, workdir, teacher)
+    task = problem.build(config, workdir, teacher, sharding.encoded_together)
     check_noise(config.distill.noise, task.teacher)
     if config.distill.window != "last" and task.teacher.joint_score is None:
         raise config_lib.ConfigError(f"config.distill.window is {config.distill.window!r}, but the "

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from vdd_jax import checkpoint, sharding, teachers
 from vdd_jax import config as config_lib
 from vdd_jax.checkpoint import CheckpointError, Checkpoints
-from vdd_jax.data import Scaler, fit_scaler, fit_trajectory_scaler, windows
+from vdd_jax.data import Scaler, encoded, fit_scaler, fit_trajectory_scaler, windows
 from vdd_jax.models import denoiser, vision
 from vdd_jax.models.moe import MixtureOfExperts
 from vdd_jax.tasks import TASKS
@@ -67,12 +68,13 @@ def is_analytic(config: ConfigDict) -> bool:
     return hasattr(TASKS[config.task.name], "density")
 
 
-def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
+def data(config: ConfigDict, scaler: Scaler | None = None, encoder: Callable = encoded) -> Data:
     """The task's demonstrations. They depend on `config.task` alone, not on the seed: runs of
     several seeds solve the same problem.
 
     Args:
       scaler: of the teacher that is distilled; None: fitted to the training trajectories.
+      encoder: of images, as in `windows`.
 
     Raises:
       DataError: for demonstrations that cannot be used.
@@ -86,7 +88,7 @@ def data(config: ConfigDict, scaler: Scaler | None = None) -> Data:
             tangents = spec(config).tangents if task.angles else ()
             scaler = fit_trajectory_scaler(train, task.scaler, task.chunk, tangents)
         cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
-                                goal_length=task.goal_length, goal=task.goal)
+                                goal_length=task.goal_length, goal=task.goal, encoder=encoder)
         return Data(spec(config), cut(train), cut(held_out), scaler, about)
     except ValueError as error:
         raise DataError(f"{about['demonstrations']}: {error}") from error
@@ -139,11 +141,14 @@ def _analytic_data(config: ConfigDict) -> Data:
     )
 
 
-def build(config: ConfigDict, workdir: Path, given: Teacher | None = None) -> Problem:
+def build(config: ConfigDict, workdir: Path, given: Teacher | None = None,
+          encoder: Callable = encoded) -> Problem:
     """What distillation and evaluation need: data in the teacher's units, and the teacher.
 
     Args:
       given: the teacher, where `config.teacher.given` says that the user gives it.
+      encoder: of images, as in `windows`; `sharding.encoded_together` where every process of
+        several asks for the problem.
 
     Raises:
       CheckpointError: when the teacher is not there, or is of another task.
@@ -155,25 +160,27 @@ def build(config: ConfigDict, workdir: Path, given: Teacher | None = None) -> Pr
     if config.teacher.given:
         if given is None:
             raise CheckpointError(NOT_GIVEN)
-        found = data(config, given.scaler)
+        found = data(config, given.scaler, encoder)
         return Problem(*found[:4], given, found.about, config.teacher)
     if is_analytic(config):
         found = data(config)
         density = TASKS[config.task.name].density(config.task)
         return Problem(*found[:4], teachers.analytic(density, found.scaler), found.about, None)
     teacher, scaler, settings = load_teacher(config, workdir)
-    found = data(config, scaler)
+    found = data(config, scaler, encoder)
     return Problem(*found[:4], teacher, found.about, settings.teacher)
 
 
-def demonstrations(config: ConfigDict, workdir: Path) -> Data:
-    """`data`, for who learns from it alone: images are features of a teacher's encoder there too.
+def demonstrations(config: ConfigDict, workdir: Path, encoder: Callable = encoded) -> Data:
+    """`data`, for who learns from it alone: images are features of a teacher's encoder there too;
+    `encoder` as in `build`.
 
     Raises:
       CheckpointError: for images, when no teacher is there, or one of another task.
       DataError: for demonstrations that cannot be used.
     """
-    return data(config, load_teacher(config, workdir)[1] if spec(config).images else None)
+    scaler = load_teacher(config, workdir)[1] if spec(config).images else None
+    return data(config, scaler, encoder)
 
 
 def teacher_workdir(config: ConfigDict, workdir: Path) -> Path:

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vdd_jax.config import ConfigError
-from vdd_jax.data import batch_at
+from vdd_jax.data import batch_at, encoded
 from vdd_jax.frames import Frames
 from vdd_jax.types import Batch
 
@@ -171,6 +172,18 @@ def here(tree: Any, mesh: Mesh) -> Any:
     """Arrays of a mesh → whole, on this process's first device of it."""
     whole = jax.jit(lambda v: v, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(lambda v: v.addressable_data(0), whole)
+
+
+def encoded_together(frames: np.ndarray | Frames, encode) -> jax.Array:
+    """As `data.encoded`, but each process sees its part of the images alone, and hands its
+    features to the others. All wait; what `frames` are is the same in each."""
+    if jax.process_count() == 1:
+        return encoded(frames, encode)
+    part = -(-len(frames) // jax.process_count())
+    # where they do not divide, the last image stands for those that are not there
+    mine = np.minimum(part * jax.process_index() + np.arange(part), len(frames) - 1)
+    features = encoded(frames, encode, mine)
+    return jnp.asarray(multihost_utils.process_allgather(features, tiled=True)[: len(frames)])
 
 
 def speaks() -> bool:

@@ -243,7 +243,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
 
     `config` is the whole one; for the rest and what is raised see `training.run`.
     """
-    task = problem.build(config, workdir)
+    task = problem.build(config, workdir, encoder=sharding.encoded_together)
     ours, settings = config.consistency, task.teacher_config or config.teacher
     net = network(ours, settings, problem.example(config), problem.dtype(config))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 4), 4)

@@ -170,7 +170,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     `config` is the whole one; for the rest and what is raised see `training.run`.
     """
     settings = config.from_scratch
-    data = problem.demonstrations(config, workdir)
+    data = problem.demonstrations(config, workdir, sharding.encoded_together)
     model = problem.student(config)
     init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     mesh = sharding.make_mesh(config)
