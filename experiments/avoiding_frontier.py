@@ -18,14 +18,22 @@ import jax
 
 from vdd_jax import closed_loop, evaluate_closed_loop
 from vdd_jax import config as config_lib
-from vdd_jax.checkpoint import write_json
+from vdd_jax.checkpoint import CheckpointError, write_json
+from vdd_jax.sampled_policy import SampledPolicy
 from vdd_jax.tasks import TASKS
 
 
 def points(workdir: Path, widths: list[float]) -> dict:
-    """Seed of a run and, by width, success and entropy of its student."""
+    """Seed of a run and, by width, success and entropy of its student.
+
+    Raises:
+      OSError, ConfigError, CheckpointError: when there is no such run, or its student is no
+        mixture of experts.
+    """
     config = config_lib.from_json((workdir / "config.json").read_text())
     student = evaluate_closed_loop.student_of(config, workdir)
+    if isinstance(student, SampledPolicy):
+        raise CheckpointError(f"the student in {workdir} has no experts: it is a consistency model")
     key, _ = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))  # the report's
 
     def at(width):
@@ -66,7 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--widths are numbers with commas between, not {flags.widths!r}")
     if min(widths) <= 0:
         parser.error(f"--widths are above 0, not {min(widths):g}")
-    runs = [points(Path(workdir), widths) for workdir in flags.workdirs.split(",")]
+    try:
+        runs = [points(Path(workdir), widths) for workdir in flags.workdirs.split(",")]
+    except (OSError, config_lib.ConfigError, CheckpointError) as error:
+        parser.error(f"--workdirs: {error}")
     print(render(runs))
     kept = json.loads(flags.out.read_text()) if flags.out.exists() else {}
     write_json(flags.out, kept | {flags.name: runs})

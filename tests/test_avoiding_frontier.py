@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vdd_jax import config as config_lib
+from vdd_jax.sampled_policy import SampledPolicy
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 import avoiding_frontier as frontier  # noqa: E402
@@ -71,3 +72,16 @@ def test_a_width_is_a_number_above_0(widths, capsys):
     with pytest.raises(SystemExit):
         frontier.main(["--workdirs=none", "--name=x", f"--widths={widths}"])
     assert "--widths are" in capsys.readouterr().err
+
+
+def test_a_directory_without_a_mixture_is_told(finished_avoiding, tmp_path, monkeypatch, capsys):
+    """In one sentence, and nothing is written."""
+    out = tmp_path / "frontier.json"
+    monkeypatch.setattr(frontier.evaluate_closed_loop, "student_of", lambda *given: SampledPolicy(
+        {}, None, None, None, "consistency model", 4, 2, num_steps=1))
+    for workdir, told in ((tmp_path, "No such file"),
+                          (finished_avoiding.workdir, "it is a consistency model")):
+        with pytest.raises(SystemExit):
+            frontier.main([f"--workdirs={workdir}", "--name=x", f"--out={out}"])
+        assert told in capsys.readouterr().err
+    assert not out.exists()

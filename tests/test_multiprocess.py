@@ -13,6 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_config import tiny_avoiding
+
+from vdd_jax import distill, evaluate_closed_loop, problem, sharding
+from vdd_jax.baselines import consistency, from_scratch
 
 pytest_plugins = "smoke_run"
 
@@ -188,6 +192,28 @@ def test_a_process_reads_the_images_that_its_devices_hold():
         env=environment(2)) for i in range(2)]
     for out, error in end(running):
         assert out.endswith("fine\n"), error[-3_000:]
+
+
+@pytest.mark.parametrize("stage", [distill, consistency, from_scratch])
+def test_every_stage_that_encodes_images_does_so_together(stage, monkeypatch, tmp_path):
+    """It is what all processes run; of evaluation, which the first may run alone, it is not."""
+    asked = []
+
+    class Enough(Exception):
+        pass
+
+    def of(*given, encoder=None):
+        asked.append(encoder or given[-1])
+        raise Enough
+
+    monkeypatch.setattr(problem, "build", of)
+    monkeypatch.setattr(problem, "demonstrations", of)
+    with pytest.raises(Enough):
+        stage.run(tiny_avoiding(), tmp_path)
+    assert asked == [sharding.encoded_together]
+    with pytest.raises(Enough):
+        evaluate_closed_loop.evaluate(tiny_avoiding(), tmp_path)
+    assert asked[1] is not sharding.encoded_together
 
 
 def test_a_notice_to_leave_saves_and_the_same_command_goes_on(alone, tmp_path):
