@@ -50,6 +50,7 @@ def get_config(variant: str = ""):
     total = 3_000 if config.task.name == "aligning" else 2_000
     config.task.episodes_per_mode = total // TASKS[config.task.name]
     if config.task.name.startswith("sorting"):
+        config.task.hidden = (2, 3)  # the rod: behind its command it shows the way it went
         config.policy.acting = "sample"  # by means of experts it keeps to fewer orders
     if variant == "smoke":
         config.task.update(name="block_push", goal_length=1)

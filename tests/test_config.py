@@ -93,6 +93,9 @@ def test_choices_are_what_the_library_has():
     ("task__mode_weights", (0.9,) + (0.1,) * 7),
     ("task__mode_weights", (1.2, -0.2) + (0.0,) * 6),
     ("task__mode_weights", ("a", "b")),
+    ("task__hidden", (2, 2)),
+    ("task__hidden", (-1,)),
+    ("task__hidden", (True,)),
     ("student__num_experts", 0),
     ("student__covariance", "low_rank"),
     ("student__activation", "elu"),
@@ -137,6 +140,11 @@ def test_integers_are_fine_where_a_float_is_meant():
     """`radius=3` needs no decimal point, and a list is as good as a tuple."""
     check(changed(task__radius=3, student__init_std=1, task__mode_weights=[0.5, 0.5],
                   task__num_modes=2))
+
+
+def test_a_toy_hides_nothing():
+    """And says so, where a key that does nothing would pass unseen."""
+    assert complaints(task__hidden=(0,)).startswith("config.task.hidden is given, but toy hides")
 
 
 def test_all_errors_are_reported_at_once():

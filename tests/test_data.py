@@ -284,6 +284,29 @@ def test_angles_are_shown_in_place_of_their_tangents():
     np.testing.assert_allclose(found, change / change.std(), atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["standard", "bounded", "min_max", "quantile", "none"])
+def test_hidden_numbers_are_not_shown(kind):
+    """They and their steps are 0 to a network, to the last digit of its other inputs, whatever
+    the scaler; the others are as without; the numbers themselves come back."""
+    episode = episodes(20)[0]
+    plain = fit_trajectory_scaler([episode], kind)
+    scaler = fit_trajectory_scaler([episode], kind, hidden=(1,))
+    seen, without = (windows([episode], s, 3, goal_length=1).observation for s in (scaler, plain))
+    for name in ("observations", "steps", "goal"):
+        found, expected = getattr(seen, name), getattr(without, name)
+        assert jnp.abs(found[..., 1]).max() < 1e-15 and jnp.abs(expected[..., 1]).max() > 0.1
+        np.testing.assert_array_equal(np.delete(found, 1, -1), np.delete(expected, 1, -1), name)
+    there = scaler.scale_observation(episode.observations)
+    np.testing.assert_allclose(scaler.unscale_observation(there), episode.observations, rtol=1e-5,
+                               atol=1e-5)
+
+
+def test_a_hidden_number_that_is_not_there():
+    """Is refused with the numbers there are."""
+    with pytest.raises(ValueError, match="config.task.hidden names 3, .* the numbers 0 to 2"):
+        fit_trajectory_scaler(episodes(5), hidden=(0, 3))
+
+
 def test_a_context_is_that_of_the_training_windows():
     """What a policy makes of raw observations in a rollout is what the networks were trained
     on: cut from the trajectory by hand and given to `Scaler.context`, any batch axes."""

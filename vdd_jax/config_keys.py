@@ -90,6 +90,14 @@ KEYS: dict[str, Key] = {
         False, "pushing, sorting, stacking: networks are shown the angle where an observation is "
         "tan of one, which is far out of every scale near ±90°; as published they are shown tan"
     ),
+    "task.hidden": Key(
+        (), "numbers of an observation that networks are not shown, by their positions from 0. "
+        "From how far a robot is behind its command, (2, 3) in planar tasks of D3IL, a policy "
+        "tells how it went, learns to go on so, and goes astray. A student is shown what its "
+        "teacher is",
+        lambda v: all(type(i) is int and i >= 0 for i in v) and len({*v}) == len(v),
+        "different integers of at least 0",
+    ),
     "task.demonstrations": Key(
         "", "directory of the task's official recordings, or a file .npz of tasks/record.py; "
         "empty: the scripted demonstrator drives. recorded: a file or directory in one of the "

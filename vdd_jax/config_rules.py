@@ -59,6 +59,9 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
     if not learned and (c["task.window"], c["task.chunk"], c["task.goal_length"]) != (1, 1, 0):
         errors.append(f"{c['task.name']} has no time: config.task.window and config.task.chunk "
                       "stay 1, config.task.goal_length 0")
+    if not learned and c["task.hidden"]:
+        errors.append(f"config.task.hidden is given, but {c['task.name']} hides nothing; leave it "
+                      "empty: ()")
     if c["task.window"] > 32 and "transformer" in (c["teacher.backbone"], c["student.trunk"]):
         errors.append("config.task.window is above 32, the most that a transformer has places for")
     if c["teacher.workdir"] and "train_teacher" in c["stages"]:

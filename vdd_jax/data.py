@@ -13,10 +13,12 @@ from vdd_jax.types import Batch, Context, Trajectory
 
 ENCODED_AT_ONCE = 256  # images of each camera
 FURTHEST = 10.0  # that a number is from its mean, by the scaler 'bounded'
+HIDDEN = 1e20  # std of what is not shown: scaled it is 0 to any network, and still comes back
 
 
 class Scaler(NamedTuple):
-    """x ↦ (x − mean)/std, for actions and observations; std is 1 where the data is constant.
+    """x ↦ (x − mean)/std, for actions and observations; std is 1 where the data is constant, and
+    `HIDDEN` where networks are not shown a number.
 
     Of actions affine, so that densities of scaled actions are exact densities of actions. Of a
     scaler that is fitted to a range `mean` is its middle and `std` half its width.
@@ -159,17 +161,22 @@ def _where_it_varies(values, width):
 
 def fit_trajectory_scaler(
     trajectories: list[Trajectory], kind: str = "standard", chunk: int = 1,
-    tangents: tuple[int, ...] = (),
+    tangents: tuple[int, ...] = (), hidden: tuple[int, ...] = (),
 ) -> Scaler:
     """The scaler of trajectories: one mean and std per number, over all steps of all episodes.
 
     Args:
       tangents: columns of the observations that are tan of an angle, to be shown as the angle.
         Near ±90° they are so large that their std tells nothing of the rest.
+      hidden: columns that networks are not shown.
 
     Raises:
-      ValueError: when the data holds NaN or infinity, naming where.
+      ValueError: when the data holds NaN or infinity, naming where, or has no such columns.
     """
+    size = trajectories[0].observations.shape[-1]
+    if beyond := [i for i in hidden if i >= size]:
+        raise ValueError(f"config.task.hidden names {beyond[0]}, but an observation has the "
+                         f"numbers 0 to {size - 1}")
     shown, columns = [np.array(t.observations) for t in trajectories], list(tangents)
     for each in shown:
         each[:, columns] = np.arctan(each[:, columns]) * (2 / np.pi)
@@ -183,6 +190,11 @@ def fit_trajectory_scaler(
             observation_mean=jnp.where(is_tangent > 0, 0.0, scaler.observation_mean),
             observation_std=jnp.where(is_tangent > 0, 1.0, scaler.observation_std),
             tangents=is_tangent)
+    if hidden:
+        is_hidden = jnp.zeros(size, bool).at[jnp.asarray(hidden)].set(True)
+        scaler = scaler._replace(
+            observation_std=jnp.where(is_hidden, HIDDEN, scaler.observation_std),
+            step_std=jnp.where(is_hidden, HIDDEN, scaler.step_std))
     return scaler._replace(
         action_mean=jnp.tile(scaler.action_mean, chunk),
         action_std=jnp.tile(scaler.action_std, chunk),

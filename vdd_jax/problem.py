@@ -86,7 +86,8 @@ def data(config: ConfigDict, scaler: Scaler | None = None, encoder: Callable = e
     try:
         if scaler is None:
             tangents = spec(config).tangents if task.angles else ()
-            scaler = fit_trajectory_scaler(train, task.scaler, task.chunk, tangents)
+            scaler = fit_trajectory_scaler(train, task.scaler, task.chunk, tangents,
+                                           tuple(task.hidden))
         cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
                                 goal_length=task.goal_length, goal=task.goal, encoder=encoder)
         return Data(spec(config), cut(train), cut(held_out), scaler, about)
