@@ -92,7 +92,7 @@ KEYS: dict[str, Key] = {
     ),
     "task.hidden": Key(
         (), "numbers of an observation that networks are not shown, by their positions from 0. "
-        "From how far a robot is behind its command, (2, 3) in planar tasks of D3IL, a policy "
+        "From how far a robot is behind its command, (2, 3) of pushing and sorting, a policy "
         "tells how it went, learns to go on so, and goes astray. A student is shown what its "
         "teacher is",
         lambda v: all(type(i) is int and i >= 0 for i in v) and len({*v}) == len(v),
