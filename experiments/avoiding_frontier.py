@@ -1,12 +1,14 @@
-"""What a student of Avoiding gives in success for entropy, when it samples from wider experts.
+"""What a mixture of experts gives in success for entropy on Avoiding, and in entropy for success.
 
     python experiments/avoiding_frontier.py --workdirs=runs/seed0,runs/seed1 --widths=1,1.5,2 \
         --out=experiments/results/avoiding_frontier.json --name=scripted
 
 A rival that fails more often and has more entropy is neither better nor worse. So that the two can
-be compared at equal success, the student acts by samples of q(a|s) with every expert's standard
-deviations times a width, in the episodes of its run's report: the wider, the more is tried and the
-more fails. Widths are no setting of the library. The JSON keeps other names.
+be compared at equal success, a policy, VDD's or EM's or BC-GMM's, acts by samples of q(a|s) in the
+episodes of its run's report, with every expert's standard deviations times a width (0: the mean of
+the drawn expert) and every weight q(z|s) to a power: the wider, the more is tried and the more
+fails; the higher the power, the less is. Neither is a setting of the library. The JSON keeps other
+names.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import statistics
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from vdd_jax import closed_loop, evaluate_closed_loop
 from vdd_jax import config as config_lib
@@ -22,9 +25,11 @@ from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.sampled_policy import SampledPolicy
 from vdd_jax.tasks import TASKS
 
+LEAST = 1e-6  # for a width of 0: covariances stay definite
 
-def points(workdir: Path, widths: list[float]) -> dict:
-    """Seed of a run and, by width, success and entropy of its student.
+
+def points(workdir: Path, widths: list[float], power: float = 1.0) -> dict:
+    """Seed of a run and, by width, success and entropy of its student with weights to a power.
 
     Raises:
       OSError, ConfigError, CheckpointError: when there is no such run, or its student is no
@@ -39,14 +44,16 @@ def points(workdir: Path, widths: list[float]) -> dict:
     def at(width):
         def apply(variables, seen):
             q = student.apply(variables, seen)
-            return q._replace(scale_tril=width * q.scale_tril)
+            return q._replace(log_weights=jax.nn.log_softmax(power * q.log_weights),
+                              scale_tril=jnp.maximum(width, LEAST) * q.scale_tril)
 
         actor = closed_loop.of_student(config, apply, student.params, student.scaler, "sample")
         episodes, _ = closed_loop.run(config, actor, key, config.evaluate.num_episodes)
         score = TASKS[config.task.name].score(episodes)
         return {k: score[k] for k in ("success", "entropy", "episodes")}
 
-    return {"seed": config.seed, "widths": {f"{width:g}": at(width) for width in widths}}
+    return {"seed": config.seed, "power": power,
+            "widths": {f"{width:g}": at(width) for width in widths}}
 
 
 def render(runs: list[dict]) -> str:
@@ -65,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdirs", required=True, help="finished runs, with commas between")
     parser.add_argument("--widths", default="1,1.25,1.5,1.75,2")
+    parser.add_argument("--power", default=1.0, type=float, help="of the weights (1)")
     parser.add_argument("--name", required=True, help="under which the JSON keeps the numbers")
     parser.add_argument("--out", default="experiments/results/avoiding_frontier.json", type=Path)
     flags = parser.parse_args(arguments)
@@ -72,10 +80,12 @@ def main(arguments: list[str] | None = None) -> None:
         widths = [float(width) for width in flags.widths.split(",")]
     except ValueError:
         parser.error(f"--widths are numbers with commas between, not {flags.widths!r}")
-    if min(widths) <= 0:
-        parser.error(f"--widths are above 0, not {min(widths):g}")
+    if min(widths) < 0:
+        parser.error(f"--widths are at least 0, not {min(widths):g}")
+    if flags.power <= 0:
+        parser.error(f"--power is above 0, not {flags.power:g}")
     try:
-        runs = [points(Path(workdir), widths) for workdir in flags.workdirs.split(",")]
+        runs = [points(Path(workdir), widths, flags.power) for workdir in flags.workdirs.split(",")]
     except (OSError, config_lib.ConfigError, CheckpointError) as error:
         parser.error(f"--workdirs: {error}")
     print(render(runs))

@@ -67,11 +67,37 @@ def test_the_table():
         "| 1.5 | 0.500 / 0.500 | 0.750 / 0.250 | 0.625 / 0.375 |"]
 
 
-@pytest.mark.parametrize("widths", ["0,1", "-1", "wide"])
-def test_a_width_is_a_number_above_0(widths, capsys):
+@pytest.mark.parametrize("given", ["--widths=-1", "--widths=wide", "--power=0", "--power=-2"])
+def test_a_width_is_a_number_of_at_least_0_and_a_power_above(given, capsys):
     with pytest.raises(SystemExit):
-        frontier.main(["--workdirs=none", "--name=x", f"--widths={widths}"])
-    assert "--widths are" in capsys.readouterr().err
+        frontier.main(["--workdirs=none", "--name=x", given])
+    assert f"{given.split('=')[0]} " in capsys.readouterr().err
+
+
+def test_means_of_experts_whose_weights_are_raised_to_a_power(finished_avoiding, tmp_path,
+                                                              monkeypatch):
+    """A width of 0 gives the mean of an expert drawn by its weight to the power, nothing wider."""
+    workdir, seen = finished_avoiding.workdir, []
+    config = config_lib.from_json((workdir / "config.json").read_text())
+    of_student = frontier.closed_loop.of_student
+
+    def watched(config, apply, params, scaler, how):
+        context = scaler.context(jnp.zeros((4, config.task.window, 4)))
+        seen.append((how, apply({"params": params}, context)))
+        return of_student(config, apply, params, scaler, how)
+
+    monkeypatch.setattr(frontier.closed_loop, "of_student", watched)
+    for power in (1, 2):
+        frontier.main([f"--workdirs={workdir}", f"--out={tmp_path / 'f.json'}", "--widths=0,1",
+                       f"--power={power}", f"--name=by {power}"])
+    (way, narrow), (_, plain), (_, sharp), _ = seen
+    assert way == "sample" and config.student.num_experts > 1
+    np.testing.assert_allclose(narrow.scale_tril, 1e-6 * plain.scale_tril, rtol=1e-5)
+    squared = jnp.exp(plain.log_weights) ** 2
+    np.testing.assert_allclose(jnp.exp(sharp.log_weights),
+                               squared / squared.sum(-1, keepdims=True), rtol=1e-4)
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert [found[f"by {power}"][0]["power"] for power in (1, 2)] == [1, 2]
 
 
 def test_a_directory_without_a_mixture_is_told(finished_avoiding, tmp_path, monkeypatch, capsys):
