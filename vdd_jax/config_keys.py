@@ -92,9 +92,9 @@ KEYS: dict[str, Key] = {
     ),
     "task.hidden": Key(
         (), "numbers of an observation that networks are not shown, by their positions from 0. "
-        "From how far a robot is behind its command, (2, 3) of pushing and sorting, a policy "
-        "tells how it went, learns to go on so, and goes astray. A student is shown what its "
-        "teacher is",
+        "From how far a robot is behind its command, (2, 3) of pushing and sorting, a policy can "
+        "tell how it went and learn to go on so (of four boxes to sort it does, of two it does "
+        "better with them). A student is shown what its teacher is",
         lambda v: all(type(i) is int and i >= 0 for i in v) and len({*v}) == len(v),
         "different integers of at least 0",
     ),
