@@ -13,6 +13,7 @@ from contexts import randomised
 
 from vdd_jax import export, export_onnx, numpy_policy
 from vdd_jax.core import gaussian
+from vdd_jax.data import HIDDEN
 from vdd_jax.policy import History, Policy, load
 from vdd_jax.sampled_policy import SampledPolicy
 
@@ -100,6 +101,26 @@ def test_angles_in_place_of_tangents(made, tmp_path, form, name):
     expected = function(**given)
     assert jnp.abs(expected["means"] - export.function_of(policy)(**given)["means"]).max() > 1e-3
     check(other, export.FORMATS[form].read(tmp_path / "file"), given, expected)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["windows", "transformer"])
+def test_a_hidden_number_stays_hidden(made, tmp_path, form, name):
+    """A file is told it as any other, and whatever it is, says the same."""
+    needs(form)
+    policy = made(name)
+    hide = [getattr(policy.scaler, n).at[0].set(HIDDEN) for n in ("observation_std", "step_std")]
+    other = policy.replace(scaler=policy.scaler._replace(observation_std=hide[0],
+                                                         step_std=hide[1]))
+    given = export.random_inputs(policy, 4, 0)
+    export.FORMATS[form].write(other, tmp_path / "file")
+    expected = export.function_of(other)(**given)
+    read = export.FORMATS[form].read(tmp_path / "file")
+    check(other, read, given, expected)
+    given["observations"][..., 0] += 1000 * np.arange(given["observations"].shape[1])
+    check(other, read, given, expected)
+    shown = export.function_of(policy)(**given)["means"]
+    assert jnp.abs(expected["means"] - shown).max() > 1e-3
 
 
 @pytest.mark.parametrize("form", ["onnx", "numpy"])
