@@ -274,3 +274,16 @@ def test_goals_are_the_ends_of_training_episodes():
         assert np.abs(ends - goal).max((1, 2)).min() == 0
     assert len(np.unique(found[:, -1], axis=0)) == len(found)
     assert problem.goals(tiny_avoiding()) is None
+
+
+def test_hidden_numbers_of_a_task_are_not_in_its_data():
+    """By the key, in training and held-out data; an unknown position is told."""
+    config = tiny_avoiding()
+    config.task.hidden = (2, 3)
+    found = problem.data(config)
+    for part in (found.train, found.held_out):
+        seen = np.abs(np.asarray(part.observation.observations))
+        assert seen[..., 2:].max() < 1e-15 and seen[..., :2].max(axis=(0, 1)).min() > 0.1
+    config.task.hidden = (4,)
+    with pytest.raises(problem.DataError, match="config.task.hidden names 4"):
+        problem.data(config)
