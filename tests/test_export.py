@@ -11,7 +11,7 @@ import pytest
 import students
 from contexts import randomised
 
-from vdd_jax import export, export_onnx, numpy_policy
+from vdd_jax import export, export_onnx, export_parity, numpy_policy
 from vdd_jax.core import gaussian
 from vdd_jax.data import HIDDEN
 from vdd_jax.policy import History, Policy, load
@@ -44,7 +44,7 @@ def expected(made):
     def of(name: str):
         if name not in found:
             policy = made(name)
-            given = export.random_inputs(policy, 4, 0)
+            given = export_parity.random_inputs(policy, 4, 0)
             q = policy.mixture(history_of(policy, given))
             tril = q.scale_tril if q.scale_tril.ndim > q.means.ndim else (
                 q.scale_tril[..., None] * np.eye(q.means.shape[-1]))
@@ -71,7 +71,7 @@ def check(policy, call, given, expected):
     for rows in (slice(None), slice(1)):
         ours = {k: v[rows] for k, v in expected.items()}
         found = call({k: v[rows] for k, v in given.items()})
-        for relative, _ in export.differences(policy, ours, found).values():
+        for relative, _ in export_parity.differences(policy, ours, found).values():
             assert relative <= 1e-5
 
 
@@ -94,7 +94,7 @@ def test_angles_in_place_of_tangents(made, tmp_path, form, name):
     policy = made(name)
     tangents = jnp.zeros(policy.observation_dim).at[0].set(1.0)
     other = policy.replace(scaler=policy.scaler._replace(tangents=tangents))
-    given = export.random_inputs(other, 4, 0)
+    given = export_parity.random_inputs(other, 4, 0)
     given["observations"][..., 0] *= 30.0
     function = export.function_of(other)
     export.FORMATS[form].write(other, tmp_path / "file")
@@ -112,7 +112,7 @@ def test_a_hidden_number_stays_hidden(made, tmp_path, form, name):
     hide = [getattr(policy.scaler, n).at[0].set(HIDDEN) for n in ("observation_std", "step_std")]
     other = policy.replace(scaler=policy.scaler._replace(observation_std=hide[0],
                                                          step_std=hide[1]))
-    given = export.random_inputs(policy, 4, 0)
+    given = export_parity.random_inputs(policy, 4, 0)
     export.FORMATS[form].write(other, tmp_path / "file")
     expected = export.function_of(other)(**given)
     read = export.FORMATS[form].read(tmp_path / "file")
@@ -129,7 +129,7 @@ def test_covariances_of_long_chunks(made, tmp_path, monkeypatch, form):
     needs(form)
     monkeypatch.setattr(gaussian, "_UNROLL", 1)
     policy = made("toy")
-    given = export.random_inputs(policy, 4, 0)
+    given = export_parity.random_inputs(policy, 4, 0)
     function = export.function_of(policy)
     assert " qr[" in str(jax.make_jaxpr(lambda: function(**given))())
     export.FORMATS[form].write(policy, tmp_path / "file")
@@ -138,13 +138,37 @@ def test_covariances_of_long_chunks(made, tmp_path, monkeypatch, form):
 
 def test_random_inputs_hold_starts_of_episodes(made):
     """Some windows whole, some not; what was not made repeats the first that was."""
-    given = export.random_inputs(made("windows"), 64, 0)
+    given = export_parity.random_inputs(made("windows"), 64, 0)
     valid, seen = given["valid"], given["observations"]
     whole = valid.all(1)
     assert 0 < whole.sum() < 64 and valid[:, -1].all()
     for row, made_there in zip(seen[~whole], valid[~whole], strict=True):
         first = made_there.argmax()
         assert (row[:first] == row[first]).all() and (row[first:-1] != row[first + 1:]).all()
+
+
+def test_visited_inputs_are_windows_of_the_episodes(made, tmp_path):
+    """Of the student's own episodes, steps that were made alone; at a start as `History` says."""
+    policy, file = made("windows"), tmp_path / "episodes.npz"
+    assert export_parity.visited_inputs(policy, file, 4, 0) is None
+    t, o, length = policy.window, policy.observation_dim, 7
+    number = np.arange(3 * length, dtype=np.float32).reshape(3, length, 1)
+    mask = np.arange(length) < np.array([[7], [3], [0]])
+    np.savez(file, **{"teacher.observations": np.zeros((3, length, o)), "teacher.mask": mask})
+    assert export_parity.visited_inputs(policy, file, 4, 0) is None
+    np.savez(file, **{f"{policy.acting}.observations": number + np.zeros(o),
+                      f"{policy.acting}.mask": mask})
+    given = export_parity.visited_inputs(policy, file, 400, 0)
+    assert given["observations"].shape == (400, t, o) and given["observations"].dtype == np.float32
+    newest = given["observations"][:, -1, 0]
+    assert set(newest) == {*range(7), *range(7, 10)}
+    first = np.where(newest < 7, 0, 7)[:, None]
+    ago = np.arange(t)[::-1]
+    assert (given["observations"][..., 0] == np.maximum(newest[:, None] - ago, first)).all()
+    assert (given["valid"] == (newest[:, None] - ago >= first)).all()
+    wider = policy.replace(observation_dim=o + 1)
+    for other in (wider, made("transformer"), made("toy")):  # another size, a goal, no window
+        assert export_parity.visited_inputs(other, file, 4, 0) is None
 
 
 def test_a_run_is_exported_by_the_command(finished_avoiding, tmp_path, capsys):
@@ -157,8 +181,10 @@ def test_a_run_is_exported_by_the_command(finished_avoiding, tmp_path, capsys):
         printed = capsys.readouterr().out
         assert f"wrote {out}" in printed
         assert "inputs: observations [B, 2, 4], valid [B, 2]" in printed
-        for name in export.OUTPUTS:
-            assert f"{name}: largest difference from the policy " in printed
+        for inputs in ("random inputs", "inputs of the report's episodes"):
+            assert f"{inputs}, one and 256 at once:\n" in printed
+        for name in export_parity.COMPARED:
+            assert printed.count(f"  {name}: largest difference from the policy ") == 2
         before = {file: file.read_bytes() for file in out.parent.iterdir()}
         assert len(before) == 1 + (form == "numpy")
         with pytest.raises(SystemExit) as stopped:
@@ -229,14 +255,14 @@ def test_the_reference_is_the_policy_in_float64(made):
     """Nearer to it than 1e-5, and itself hardly moved by 1e-12 of the input."""
     for name in ("toy", "windows", "transformer"):
         policy = made(name)
-        given = export.random_inputs(policy, 4, 0)
-        exact = export.in_float64(policy)
+        given = export_parity.random_inputs(policy, 4, 0)
+        exact = export_parity.in_float64(policy)
         found, moved = exact(given), exact({
             k: v if v.dtype == bool else v * (1 + 1e-12) for k, v in given.items()})
         assert {v.dtype for v in found.values()} == {np.dtype(np.float64)}
         ours = jax.jit(export.function_of(policy))(**given)
         for of, most in ((ours, 1e-5), (moved, 1e-9)):
-            for key, (relative, _) in export.differences(policy, found, of).items():
+            for key, (relative, _) in export_parity.differences(policy, found, of).items():
                 assert relative <= most, (name, key)
     assert not jax.config.jax_enable_x64
 
@@ -246,15 +272,18 @@ def test_files_of_sharp_students_are_as_exact_as_the_policy(sharp, tmp_path, for
     """Where float32 itself is off by more than 1e-5, a file may differ as much as that explains."""
     needs(form)
     export.FORMATS[form].write(sharp, tmp_path / "file")
-    for found in export.compare(sharp, export.FORMATS[form].read(tmp_path / "file")).values():
-        assert found.relative <= export.limit(found)
+    call = export.FORMATS[form].read(tmp_path / "file")
+    given = export_parity.random_inputs(sharp, 256, 1)
+    for found in export_parity.compare(sharp, call, [given]).values():
+        assert found.relative <= export_parity.limit(found)
         assert found.relative <= found.file + found.policy
 
 
 def test_how_much_a_file_may_differ():
     """1e-5; more where the policy's own rounding is more; never more than 1e-4."""
     for own, expected in ((0.0, 1e-5), (1e-6, 1e-5), (1e-5, 5e-5), (1e-3, 1e-4)):
-        assert export.limit(export.Found(0.0, 0.0, 0.0, own)) == pytest.approx(expected)
+        found = export_parity.Found(0.0, 0.0, 0.0, own)
+        assert export_parity.limit(found) == pytest.approx(expected)
 
 
 def test_what_lies_beside_is_not_overwritten(finished_avoiding, tmp_path):

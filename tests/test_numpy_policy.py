@@ -6,7 +6,7 @@ import pytest
 import students
 from contexts import randomised
 
-from vdd_jax import export, numpy_policy
+from vdd_jax import export, export_parity, numpy_policy
 from vdd_jax import policy as policy_lib
 from vdd_jax.numpy_policy import History, NumpyPolicy
 
@@ -32,7 +32,7 @@ def goal():
 
 def seen(policy, batch=(), seed=0, kind=History):
     """A history, or an observation, with these batch axes."""
-    given = export.random_inputs(policy, int(np.prod(batch)), seed)
+    given = export_parity.random_inputs(policy, int(np.prod(batch)), seed)
     given = {k: v.reshape(*batch, *v.shape[1:]) for k, v in given.items()}
     if not policy.window:
         return given["observation"]

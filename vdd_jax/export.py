@@ -27,8 +27,9 @@ onnx (the export extra; to run it any ONNX runtime):
 
 numpy (to run it NumPy alone): `numpy_policy.py` is put beside the file, see there. It acts, too.
 
-Before a file is kept it is compared with the policy on random inputs: what differs by more than
-`limit` is not written. Nothing is overwritten.
+Before a file is kept it is compared with the policy, on random inputs and on those of the episodes
+in the run's report: what differs by more than `export_parity.limit` is not written. Nothing is
+overwritten.
 """
 
 import argparse
@@ -50,38 +51,20 @@ from absl import logging  # noqa: E402
 from flax.traverse_util import flatten_dict  # noqa: E402
 
 from vdd_jax import export_onnx, numpy_policy  # noqa: E402
+from vdd_jax import export_parity as parity  # noqa: E402
 from vdd_jax import policy as policy_lib  # noqa: E402
 from vdd_jax.checkpoint import CheckpointError  # noqa: E402
-from vdd_jax.core import mixture as mixtures  # noqa: E402
-from vdd_jax.policy import History, Policy, SampledPolicy  # noqa: E402
-from vdd_jax.policy_input import scaled  # noqa: E402
+from vdd_jax.export_function import OUTPUTS, Arrays, ExportError, function_of, inputs_of  # noqa: E402
+from vdd_jax.policy import Policy, SampledPolicy  # noqa: E402
 
-LIMITS = (1e-5, 1e-4)  # see `limit`
 BATCHES = (1, 256)  # of the comparison
-OUTPUTS = ("log_weights", "means", "scale_tril")
 WAYS = {"sample": "by samples of the mixture",  # of acting, but for the published one
         "most_likely_mean": "by the mean of the likeliest expert"}
 PLATFORMS = ("cpu", "cuda", "tpu")
 STUDENT = ("num_experts", "covariance", "history", "fourier", "trunk", "heads", "head",
            "activation", "init_std", "std_floor")  # what numpy_policy.py is told of a student
 
-Arrays = dict[str, np.ndarray]
-
-
-class ExportError(RuntimeError):
-    """What cannot be exported; the text is for the user."""
-
-
 USER_ERRORS = (ExportError, export_onnx.NotLowered, CheckpointError, OSError)
-
-
-class Found(NamedTuple):
-    """What a comparison finds of one output: the largest differences, as in `differences`."""
-
-    relative: float  # of the file from the policy
-    absolute: float
-    file: float  # relative, of the file from the policy in float64
-    policy: float  # relative, of the policy in float32 from itself in float64
 
 
 class Format(NamedTuple):
@@ -120,11 +103,7 @@ def run(workdir: Path, form: str, out: Path) -> str:
     temporary = out.with_name(out.name + ".tmp")
     try:
         chosen.write(policy, temporary)
-        found = compare(policy, chosen.read(temporary))
-        if worst := [name for name in OUTPUTS if not found[name].relative <= limit(found[name])]:
-            raise ExportError(f"{describe(found)}\n{worst[0]} of the file differs from the "
-                              f"policy's by more than {limit(found[worst[0]]):.1e}; nothing was "
-                              "written")
+        compared = _compared(policy, workdir, chosen.read(temporary))
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -135,7 +114,32 @@ def run(workdir: Path, form: str, out: Path) -> str:
                        for name, (shape, _) in inputs_of(policy).items())
     acting = "" if form == "numpy" else _acting(policy)
     return (f"wrote {size}" + f" and {beside}" * bool(beside) + f"\ninputs: {inputs}{acting}\n"
-            + describe(found))
+            + compared)
+
+
+def _compared(policy: Policy, workdir: Path, call: Callable[[Arrays], Arrays]) -> str:
+    """How far the file is from the policy, on random inputs and on those of the report's episodes.
+
+    Raises:
+      ExportError: if that is too far.
+    """
+    stored, said = workdir / "episodes.npz", []
+    inputs = {
+        "random inputs": [parity.random_inputs(policy, batch, seed)
+                          for seed, batch in enumerate(BATCHES)],
+        "inputs of the report's episodes": [parity.visited_inputs(policy, stored, batch, seed)
+                                            for seed, batch in enumerate(BATCHES)]}
+    for what, given in inputs.items():
+        if given[0] is None:
+            continue
+        found = parity.compare(policy, call, given)
+        said.append(f"{what}, one and {BATCHES[-1]} at once:\n{parity.describe(found)}")
+        for name, of in found.items():
+            if not of.relative <= parity.limit(of):
+                raise ExportError("\n".join(said) + f"\n{name} of the file differs from the "
+                                  f"policy's by more than {parity.limit(of):.1e}; nothing was "
+                                  "written")
+    return "\n".join(said)
 
 
 def _acting(policy: Policy) -> str:
@@ -147,25 +151,6 @@ def _acting(policy: Policy) -> str:
         how.append(f"by experts of weight {policy.min_weight:g} and more "
                    "(config.policy.min_weight)")
     return "\nthis policy acts " + ", ".join(how) if how else ""
-
-
-def limit(found: Found) -> float:
-    """How much an output of a file may differ from the policy's: 1e-5, or five times as much as
-    the policy itself differs from float64 where that is more; 1e-4 at most.
-
-    A student with large weights makes much of the rounding within its products, and a file that
-    adds in another order rounds otherwise: neither is nearer to what the student says.
-    """
-    least, most = LIMITS
-    return float(np.clip(5 * found.policy, least, most))
-
-
-def describe(found: dict[str, Found]) -> str:
-    """The comparison, one line an output."""
-    return "\n".join(
-        f"{name}: largest difference from the policy {v.relative:.1e} (absolute {v.absolute:.1e}); "
-        f"from float64, the file's {v.file:.1e}, the policy's {v.policy:.1e}"
-        for name, v in found.items())
 
 
 def exportable(policy: Policy | SampledPolicy) -> Policy:
@@ -183,116 +168,6 @@ def exportable(policy: Policy | SampledPolicy) -> Policy:
         raise ExportError("a transformer trunk without layers (config.student.trunk_depth = 0) "
                           "cannot be exported")
     return policy.replace(apply=model.apply, apply_one=model.apply_one, matmul="highest")
-
-
-# ---- the policy as a function of arrays
-
-def inputs_of(policy: Policy) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape without the batch axis and type of every input, by name."""
-    o = policy.observation_dim
-    if not policy.window:
-        return {"observation": ((o,), np.float32)}
-    goal = {"goal": ((policy.goal_length, o), np.float32)} if policy.goal_length else {}
-    seen = {"images": ((policy.window, *policy.images), np.uint8)} if policy.images else {}
-    return {"observations": ((policy.window, o), np.float32),
-            "valid": ((policy.window,), bool), **goal, **seen}
-
-
-def function_of(policy: Policy):
-    """`function(**inputs) → outputs`, by the names at the top, to be traced."""
-
-    def function(**given):
-        seen = given["observation"] if not policy.window else History(
-            given["observations"], given["valid"], goal=given.get("goal"),
-            images=given.get("images"))
-        with jax.default_matmul_precision(policy.matmul):
-            q = policy.apply({"params": policy.params}, scaled(policy, seen))
-        q = mixtures.affine(q, policy.scaler.action_std, policy.scaler.action_mean)
-        tril = q.scale_tril
-        if tril.ndim == q.means.ndim:
-            tril = tril[..., None] * jnp.eye(tril.shape[-1])
-        return dict(zip(OUTPUTS, (q.log_weights, q.means, tril), strict=True))
-
-    return function
-
-
-def in_float64(policy: Policy) -> Callable[[Arrays], Arrays]:
-    """The policy's function with everything computed in float64, outside of any trace."""
-    parameters, scaler = jax.tree.map(
-        lambda v: np.asarray(v, np.float64), (policy.params, policy.scaler))
-    model = policy.apply.__self__.clone(dtype=jnp.float64)
-    function = function_of(policy.replace(apply=model.apply, params=parameters, scaler=scaler))
-
-    def call(given):
-        wide = {k: v if v.dtype == bool else v.astype(np.float64) for k, v in given.items()}
-        with jax.enable_x64(True):
-            return jax.tree.map(np.asarray, jax.jit(function)(**wide))
-
-    return call
-
-
-def random_inputs(policy: Policy, batch: int, seed: int) -> Arrays:
-    """Inputs as the policy may meet them: random walks with the steps of the demonstrations, some
-    of them at an episode's start. Half a standard deviation from the mean: coordinates that go
-    together in the demonstrations are independent here, and further out lies nothing."""
-    rng = np.random.default_rng(seed)
-    mean, std, step = (np.asarray(getattr(policy.scaler, name)) for name in (
-        "observation_mean", "observation_std", "step_std"))
-    o, t = policy.observation_dim, policy.window
-    start = mean + 0.5 * std * rng.standard_normal((batch, o))
-    if not t:
-        return {"observation": start.astype(np.float32)}
-    moves = step * rng.standard_normal((batch, t, o))
-    missing = rng.integers(0, t, (batch, 1)) * (rng.random((batch, 1)) < 0.5)
-    valid = np.arange(t) >= missing
-    walk = start[:, None] + np.cumsum(moves * (np.arange(t) > missing)[..., None], axis=1)
-    given = {"observations": walk.astype(np.float32), "valid": valid}
-    if policy.goal_length:
-        goal = mean + 0.5 * std * rng.standard_normal((batch, policy.goal_length, o))
-        given["goal"] = goal.astype(np.float32)
-    if policy.images:
-        given["images"] = rng.integers(0, 256, (batch, t, *policy.images)).astype(np.uint8)
-    return given
-
-
-def compare(policy: Policy, call: Callable[[Arrays], Arrays]) -> dict[str, Found]:
-    """What is found of each output of `call`, over random inputs in batches of 1 and more."""
-    function, exact = jax.jit(function_of(policy)), in_float64(policy)
-    worst = dict.fromkeys(OUTPUTS, Found(0.0, 0.0, 0.0, 0.0))
-    for seed, batch in enumerate(BATCHES):
-        given = random_inputs(policy, batch, seed)
-        ours, found, reference = function(**given), call(given), exact(given)
-        between, of_file, of_policy = (differences(policy, *pair) for pair in (
-            (ours, found), (reference, found), (reference, ours)))
-        for name in OUTPUTS:
-            new = (*between[name], of_file[name][0], of_policy[name][0])
-            worst[name] = Found(*map(float, np.maximum(worst[name], new)))
-    return worst
-
-
-def differences(policy: Policy, expected: Arrays, found: Arrays) -> dict:
-    """By output: (relative, absolute) difference, NaN where it cannot be told.
-
-    Relative is, of log weights, to their size or 1; of means, in standard deviations of the
-    demonstrated actions, to their size or 1; of a factor, to the standard deviation that its row
-    makes.
-    """
-    std = np.asarray(policy.scaler.action_std)
-    result = {}
-    for name in OUTPUTS:
-        want, got = np.asarray(expected[name]), np.asarray(found[name])
-        if want.shape != got.shape:
-            raise ExportError(f"{name} of the file has shape {got.shape}, not {want.shape}; "
-                              "nothing was written")
-        gap = np.abs(got - want)
-        if name == "log_weights":
-            size = np.maximum(np.abs(want), 1)
-        elif name == "means":
-            size = np.maximum(np.abs(want - np.asarray(policy.scaler.action_mean)), std)
-        else:
-            size = np.linalg.norm(want, axis=-1, keepdims=True)
-        result[name] = np.max(gap / size), np.max(gap)
-    return result
 
 
 # ---- the formats
