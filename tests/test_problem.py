@@ -276,6 +276,22 @@ def test_goals_are_the_ends_of_training_episodes():
     assert problem.goals(tiny_avoiding()) is None
 
 
+def test_nothing_alike_is_told():
+    """Where the key that exchanges it is on; the boxes of a colour are alike."""
+    config = tiny_avoiding()
+    assert problem.alike(config) == ()
+    config.task.exchange = True
+    with pytest.raises(problem.DataError, match="nothing in an observation of avoiding is alike"):
+        problem.data(config)
+    config.task.name = "sorting_6"
+    reds, blues = problem.alike(config)
+    assert reds == ((4, 5, 6), (7, 8, 9), (10, 11, 12)) and blues[2] == (19, 20, 21)
+    for name in ("sorting_2", "sorting_image"):
+        config.task.name = name
+        with pytest.raises(problem.DataError, match=f"{name} is alike"):
+            problem.alike(config)
+
+
 def test_hidden_numbers_of_a_task_are_not_in_its_data():
     """By the key, in training and held-out data; an unknown position is told."""
     config = tiny_avoiding()

@@ -98,6 +98,11 @@ KEYS: dict[str, Key] = {
         lambda v: all(type(i) is int and i >= 0 for i in v) and len({*v}) == len(v),
         "different integers of at least 0",
     ),
+    "task.exchange": Key(
+        False, "sorting four and six boxes: in every batch of teachers, students and consistency "
+        "models boxes of a colour are numbered anew at random: a demonstration stands for one of "
+        "each order. Not 'from_scratch', whose weights of experts are kept for each window"
+    ),
     "task.demonstrations": Key(
         "", "directory of the task's official recordings, or a file .npz of tasks/record.py; "
         "empty: the scripted demonstrator drives. recorded: a file or directory in one of the "

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdd_jax.exchange import rotations
 from vdd_jax.frames import Frames
-from vdd_jax.types import Batch, Context, Trajectory
+from vdd_jax.types import Alike, Batch, Context, Trajectory
 
 ENCODED_AT_ONCE = 256  # images of each camera
 FURTHEST = 10.0  # that a number is from its mean, by the scaler 'bounded'
@@ -161,7 +162,7 @@ def _where_it_varies(values, width):
 
 def fit_trajectory_scaler(
     trajectories: list[Trajectory], kind: str = "standard", chunk: int = 1,
-    tangents: tuple[int, ...] = (), hidden: tuple[int, ...] = (),
+    tangents: tuple[int, ...] = (), hidden: tuple[int, ...] = (), alike: Alike = (),
 ) -> Scaler:
     """The scaler of trajectories: one mean and std per number, over all steps of all episodes.
 
@@ -169,6 +170,8 @@ def fit_trajectory_scaler(
       tangents: columns of the observations that are tan of an angle, to be shown as the angle.
         Near ±90° they are so large that their std tells nothing of the rest.
       hidden: columns that networks are not shown.
+      alike: things that exchange their numbers: each is scaled as the others alike (see
+        `exchange.orders`).
 
     Raises:
       ValueError: when the data holds NaN or infinity, naming where, or has no such columns.
@@ -182,7 +185,10 @@ def fit_trajectory_scaler(
         each[:, columns] = np.arctan(each[:, columns]) * (2 / np.pi)
     actions = jnp.asarray(np.concatenate([t.actions for t in trajectories]))
     steps = np.concatenate([np.diff(each, axis=0) for each in shown])
-    scaler = fit_scaler(jnp.asarray(np.concatenate(shown)), actions, kind,
+    turns = rotations(alike, size)
+    shown, steps = (np.concatenate([values[:, turn] for turn in turns])
+                    for values in (np.concatenate(shown), steps))
+    scaler = fit_scaler(jnp.asarray(shown), actions, kind,
                         jnp.asarray(steps) if len(steps) else None)
     if tangents:
         is_tangent = jnp.zeros_like(scaler.observation_std).at[jnp.asarray(columns)].set(1.0)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, problem, reallocate, sharding, training
+from vdd_jax import checkpoint, exchange, problem, reallocate, sharding, training
 from vdd_jax import config as config_lib
 from vdd_jax.core import mixture
 from vdd_jax.data import batch_at, first
@@ -249,6 +249,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
     init_key, step_key, move_key, params = sharding.everywhere(
         (init_key, step_key, move_key, task.teacher.params), mesh)
     data, draw_batch = sharding.resident(data, mesh, config.run.split_data)
+    draw_batch = exchange.drawing(draw_batch, problem.alike(config))
     task = task._replace(data=None)  # not a second time on the first device
     inputs = (data, params)
 

@@ -19,7 +19,7 @@ from vdd_jax.models import denoiser, vision
 from vdd_jax.models.moe import MixtureOfExperts
 from vdd_jax.tasks import TASKS
 from vdd_jax.teachers import Teacher
-from vdd_jax.types import Batch, Context, DataError, TaskSpec, Trajectory
+from vdd_jax.types import Alike, Batch, Context, DataError, TaskSpec, Trajectory
 
 # by config.precision, of products of float32: JAX's own default differs between kinds of devices
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest"}
@@ -52,6 +52,20 @@ class Problem(NamedTuple):
 def spec(config: ConfigDict) -> TaskSpec:
     """The sizes of the task."""
     return TASKS[config.task.name].spec(config.task)
+
+
+def alike(config: ConfigDict) -> Alike:
+    """What exchanges its numbers in training: nothing, unless `config.task.exchange` says so.
+
+    Raises:
+      DataError: it says so of a task in which nothing is alike.
+    """
+    if not config.task.exchange:
+        return ()
+    if not spec(config).alike:
+        raise DataError(f"config.task.exchange is on, but nothing in an observation of "
+                        f"{config.task.name} is alike; it is for sorting_4 and sorting_6")
+    return spec(config).alike
 
 
 def with_sizes(config: ConfigDict) -> ConfigDict:
@@ -87,7 +101,7 @@ def data(config: ConfigDict, scaler: Scaler | None = None, encoder: Callable = e
         if scaler is None:
             tangents = spec(config).tangents if task.angles else ()
             scaler = fit_trajectory_scaler(train, task.scaler, task.chunk, tangents,
-                                           tuple(task.hidden))
+                                           tuple(task.hidden), alike(config))
         cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
                                 goal_length=task.goal_length, goal=task.goal, encoder=encoder)
         return Data(spec(config), cut(train), cut(held_out), scaler, about)

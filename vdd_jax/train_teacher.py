@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import problem, sharding, training
+from vdd_jax import exchange, problem, sharding, training
 from vdd_jax.checkpoint import write_json
 from vdd_jax.core import noise_density, objectives, preconditioning
 from vdd_jax.core.keys import for_dropout
@@ -191,6 +191,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     mesh = sharding.make_mesh(config)
     init_key, step_key = sharding.everywhere((init_key, step_key), mesh)
     train, draw_batch = sharding.resident(data.train, mesh, config.run.split_data)
+    draw_batch = exchange.drawing(draw_batch, problem.alike(config))
     data = data._replace(train=None)  # not a second time on the first device
     state, shardings = training.born(
         lambda k: init(settings, model, k, problem.example(config, seen=False)),

@@ -44,6 +44,9 @@ class SeenTrajectory(Trajectory):
         return trajectory
 
 
+Alike = tuple[tuple[tuple[int, ...], ...], ...]  # of each kind the things, of each its positions
+
+
 class TaskSpec(NamedTuple):
     """What the rest of the library has to know about a task."""
 
@@ -55,6 +58,7 @@ class TaskSpec(NamedTuple):
     control_hz: float = 0.0
     tangents: tuple[int, ...] = ()  # columns of an observation that are tan of an angle
     images: tuple[int, ...] = ()  # (C, S, S, 3), seen beside an observation; (): none
+    alike: Alike = ()  # what may exchange its numbers in an observation, see `exchange.orders`
 
 
 class Context(NamedTuple):

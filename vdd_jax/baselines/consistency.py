@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, handover, problem, sharding, teachers, training
+from vdd_jax import checkpoint, exchange, handover, problem, sharding, teachers, training
 from vdd_jax.core import jumps as jump_lib
 from vdd_jax.core import objectives, preconditioning, samplers
 from vdd_jax.core.keys import for_dropout
@@ -255,6 +255,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     init_key, step_key, params = sharding.everywhere(
         (init_key, step_key, task.teacher.params), mesh)
     data, draw_batch = sharding.resident(data, mesh, config.run.split_data)
+    draw_batch = exchange.drawing(draw_batch, problem.alike(config))
     task = task._replace(data=None)  # not a second time on the first device
     state, shardings = training.born(
         lambda key, params: init(ours, net, key, params),

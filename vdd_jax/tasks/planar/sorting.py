@@ -20,7 +20,7 @@ from vdd_jax.tasks.planar import d3il, engine, lapses, recording, scores, skills
 from vdd_jax.tasks.planar.engine import COMPILED, Episodes, Rules
 from vdd_jax.tasks.planar.physics import Starts, World
 from vdd_jax.tasks.planar.scene import cube
-from vdd_jax.types import TaskSpec, Trajectory
+from vdd_jax.types import Alike, TaskSpec, Trajectory
 
 __all__ = ["SORTING_2", "SORTING_4", "SORTING_6", "Sorting"]
 
@@ -42,6 +42,14 @@ def orders(num_boxes: int) -> list[tuple[int, ...]]:
     half = num_boxes // 2
     return [tuple(int(i not in reds) for i in range(num_boxes))
             for reds in itertools.combinations(range(num_boxes), half)]
+
+
+def alike(num_boxes: int) -> Alike:
+    """Boxes of a colour."""
+    if num_boxes == 2:
+        return ()
+    places = [tuple(range(i, i + 3)) for i in range(4, 4 + 3 * num_boxes, 3)]
+    return tuple(places[: num_boxes // 2]), tuple(places[num_boxes // 2 :])
 
 
 def overlap(boxes: np.ndarray, half: float = d3il.BOX_HALF, margin: float = 0.002) -> np.ndarray:
@@ -164,7 +172,7 @@ class Sorting:
         self.SPEC = TaskSpec(
             self.name, observation_dim=4 + 3 * num_boxes, action_dim=2, num_modes=self.NUM_MODES,
             episode_limit=self.EPISODE_LIMIT, control_hz=1000 / 35,
-            tangents=tuple(range(6, 4 + 3 * num_boxes, 3)))
+            tangents=tuple(range(6, 4 + 3 * num_boxes, 3)), alike=alike(num_boxes))
         self.RULES = Rules(self.SCENE, self.EPISODE_LIMIT, d3il.observe_flat, inside, solved, mode,
                            sees_before_physics=True)
         self.DEMONSTRATOR = recording.Demonstrator(
