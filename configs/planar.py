@@ -12,7 +12,8 @@
 Without --config.task.demonstrations=DIR (official recordings) a scripted demonstrator drives, which
 is recorded once to the user's cache. The settings are those of Avoiding but for the window and
 that every expert acts, however rare, and the number of demonstrations; where four boxes and more
-are sorted, networks are wider and are not shown how far the rod is behind its command. What was
+are sorted, networks are wider, learn longer, are not shown how far the rod is behind its command,
+and see boxes of a colour in every order. What was
 measured stands in experiments/results/planar.md. The published ones: configs/published.py.
 """
 
@@ -54,7 +55,9 @@ def get_config(variant: str = ""):
         config.policy.acting = "sample"  # by means of experts it keeps to fewer orders
     if config.task.name in ("sorting_4", "sorting_6"):  # six as four, not tried
         config.task.hidden = (2, 3)  # the rod: behind its command it shows the way it went
+        config.task.update(exchange=True, quarter_turns=True)  # else learned by heart
         config.teacher.width = config.student.trunk_width = 512
+        config.teacher.num_iterations = 20_000
     if variant == "smoke":
         config.task.update(name="block_push", goal_length=1)
         smoke(config)

@@ -159,7 +159,7 @@ def test_the_paper_has_eight_experts():
 
 def test_planar_tasks_are_demonstrated_alike():
     """About 2,000 demonstrations, or more, of as many modes as the task has; the rod's measured
-    place is hidden where more than two boxes are sorted."""
+    place is hidden, and boxes of a colour exchange their numbers, where more than two are sorted."""
     planar = load(CONFIGS / "planar.py")
     totals = {"aligning": 3_000, "sorting_4": 3_600, "sorting_6": 3_600}
     for name, modes in planar.TASKS.items():
@@ -167,4 +167,6 @@ def test_planar_tasks_are_demonstrated_alike():
         config = planar.get_config(name)
         total = totals.get(name, 2_000)
         assert total - modes < config.task.episodes_per_mode * modes <= total
-        assert config.task.hidden == ((2, 3) if name in ("sorting_4", "sorting_6") else ())
+        many = name in ("sorting_4", "sorting_6")
+        assert config.task.hidden == ((2, 3) if many else ())
+        assert config.task.exchange == config.task.quarter_turns == many
