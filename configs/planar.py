@@ -13,8 +13,8 @@ Without --config.task.demonstrations=DIR (official recordings) a scripted demons
 is recorded once to the user's cache. The settings are those of Avoiding but for the window and
 that every expert acts, however rare, and the number of demonstrations; where four boxes and more
 are sorted, networks are wider, learn longer, are not shown how far the rod is behind its command,
-and see boxes of a colour in every order. What was
-measured stands in experiments/results/planar.md. The published ones: configs/published.py.
+and see boxes of a colour in every order. What was measured stands in
+experiments/results/planar.md. The published ones: configs/published.py.
 """
 
 from vdd_jax import config as config_lib

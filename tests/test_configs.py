@@ -158,8 +158,8 @@ def test_the_paper_has_eight_experts():
 
 
 def test_planar_tasks_are_demonstrated_alike():
-    """About 2,000 demonstrations, or more, of as many modes as the task has; the rod's measured
-    place is hidden, and boxes of a colour exchange their numbers, where more than two are sorted."""
+    """About 2,000 demonstrations, or more, of as many modes as the task has; where more than two
+    boxes are sorted the rod's measured place is hidden and boxes of a colour exchange numbers."""
     planar = load(CONFIGS / "planar.py")
     totals = {"aligning": 3_000, "sorting_4": 3_600, "sorting_6": 3_600}
     for name, modes in planar.TASKS.items():
