@@ -1,6 +1,7 @@
 """Exported students: the same mixture in every format, files that stand alone, refusals."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 
@@ -77,7 +78,7 @@ def check(policy, call, given, expected):
 
 @pytest.mark.parametrize("form, name", [
     *((form, name) for name in CONFIGS for form in ("onnx", "numpy")),
-    ("stablehlo", "toy"), ("stablehlo", "transformer")])
+    *(("stablehlo", name) for name in ("toy", "windows", "transformer"))])
 def test_every_format_is_the_policy(made, expected, tmp_path, form, name):
     """Log weights, means and factors, of batches of one and several, for every kind of student."""
     needs(form)
@@ -194,6 +195,18 @@ def test_a_run_is_exported_by_the_command(finished_avoiding, tmp_path, capsys):
         assert stopped.value.code == 1
         assert capsys.readouterr().err == f"error: {out} is there already; nothing was written\n"
         assert before == {file: file.read_bytes() for file in out.parent.iterdir()}
+
+
+def test_a_file_without_a_name_is_put_into_the_workdir(finished_avoiding, tmp_path, capsys):
+    """By the name that the format has in the documentation."""
+    shutil.copytree(finished_avoiding.workdir, tmp_path / "run")
+    before = {*(tmp_path / "run").iterdir()}
+    export.main([f"--workdir={tmp_path / 'run'}", "--format=numpy"])
+    new = {path.name for path in {*(tmp_path / "run").iterdir()} - before}
+    assert new == {"policy.npz", "numpy_policy.py"}
+    assert f"wrote {tmp_path / 'run' / 'policy.npz'}" in capsys.readouterr().out
+    assert {f.name for f in export.FORMATS.values()} == {
+        "policy.npz", "policy.onnx", "policy.stablehlo"}
 
 
 def test_who_acts_on_the_mixture_is_told_how(finished_avoiding, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,6 @@
 """Writes a student as one file that runs without this library:
 
-    python -m vdd_jax.export --workdir=DIR --format=stablehlo|onnx|numpy --out=FILE
+    python -m vdd_jax.export --workdir=DIR --format=stablehlo|onnx|numpy [--out=FILE]
 
 Every format gives the mixture in the units of the demonstrations, the normaliser included:
 
@@ -70,6 +70,7 @@ USER_ERRORS = (ExportError, export_onnx.NotLowered, CheckpointError, OSError)
 class Format(NamedTuple):
     """How a policy is written to a file, and how the file is run."""
 
+    name: str  # of the file, unless another is given
     needs: tuple[str, ...]  # packages of the export extra
     write: Callable[[Policy, Path], None]
     read: Callable[[Path], Callable[[Arrays], Arrays]]  # inputs by name → outputs by name
@@ -123,15 +124,8 @@ def _compared(policy: Policy, workdir: Path, call: Callable[[Arrays], Arrays]) -
     Raises:
       ExportError: if that is too far.
     """
-    stored, said = workdir / "episodes.npz", []
-    inputs = {
-        "random inputs": [parity.random_inputs(policy, batch, seed)
-                          for seed, batch in enumerate(BATCHES)],
-        "inputs of the report's episodes": [parity.visited_inputs(policy, stored, batch, seed)
-                                            for seed, batch in enumerate(BATCHES)]}
-    for what, given in inputs.items():
-        if given[0] is None:
-            continue
+    said = []
+    for what, given in inputs_to_compare(policy, workdir).items():
         found = parity.compare(policy, call, given)
         said.append(f"{what}, one and {BATCHES[-1]} at once:\n{parity.describe(found)}")
         for name, of in found.items():
@@ -140,6 +134,16 @@ def _compared(policy: Policy, workdir: Path, call: Callable[[Arrays], Arrays]) -
                                   f"policy's by more than {parity.limit(of):.1e}; nothing was "
                                   "written")
     return "\n".join(said)
+
+
+def inputs_to_compare(policy: Policy, workdir: Path) -> dict[str, list[Arrays]]:
+    """By what they are, inputs one and many at once; those of episodes where there are some."""
+    stored = workdir / "episodes.npz"
+    found = {"random inputs": [parity.random_inputs(policy, batch, seed)
+                               for seed, batch in enumerate(BATCHES)],
+             "inputs of the report's episodes": [parity.visited_inputs(policy, stored, batch, seed)
+                                                 for seed, batch in enumerate(BATCHES)]}
+    return {what: given for what, given in found.items() if given[0] is not None}
 
 
 def _acting(policy: Policy) -> str:
@@ -227,9 +231,9 @@ def _read_numpy(file: Path):
 
 
 FORMATS = {
-    "stablehlo": Format(("flatbuffers",), _write_stablehlo, _read_stablehlo),
-    "onnx": Format(("onnx", "onnxruntime"), _write_onnx, _read_onnx),
-    "numpy": Format((), _write_numpy, _read_numpy),
+    "stablehlo": Format("policy.stablehlo", ("flatbuffers",), _write_stablehlo, _read_stablehlo),
+    "onnx": Format("policy.onnx", ("onnx", "onnxruntime"), _write_onnx, _read_onnx),
+    "numpy": Format("policy.npz", (), _write_numpy, _read_numpy),
 }
 
 
@@ -244,11 +248,13 @@ def main(arguments: list[str] | None = None) -> None:
                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--workdir", required=True, type=Path, help="of a run with a student")
     parser.add_argument("--format", required=True, choices=list(FORMATS))
-    parser.add_argument("--out", required=True, type=Path, help="the file to write")
+    parser.add_argument("--out", type=Path, help="the file to write; policy.… in the workdir if "
+                        "none is given")
     given = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # orbax tells every file it touches
     try:
-        print(run(given.workdir, given.format, given.out))
+        print(run(given.workdir, given.format,
+                  given.out or given.workdir / FORMATS[given.format].name))
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
