@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from vdd_jax import closed_loop, evaluate_closed_loop
+from vdd_jax import closed_loop, evaluate_closed_loop, problem
 from vdd_jax import config as config_lib
 from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.sampled_policy import SampledPolicy
@@ -39,7 +39,7 @@ def points(workdir: Path, widths: list[float], power: float = 1.0) -> dict:
     student = evaluate_closed_loop.student_of(config, workdir)
     if isinstance(student, SampledPolicy):
         raise CheckpointError(f"the student in {workdir} has no experts: it is a consistency model")
-    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))  # the report's
+    key, _ = jax.random.split(problem.stage_key(config, "evaluate"))  # the report's
 
     def at(width):
         def apply(variables, seen):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vdd_jax import config as config_lib
+from vdd_jax import problem
 from vdd_jax.sampled_policy import SampledPolicy
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
@@ -42,7 +43,7 @@ def test_the_student_samples_from_wider_experts(finished_avoiding, tmp_path, mon
     monkeypatch.setattr(frontier.evaluate_closed_loop, "student_of", student_of)
     workdir, out = finished_avoiding.workdir, tmp_path / "new" / "frontier.json"
     config = config_lib.from_json((workdir / "config.json").read_text())
-    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))
+    key, _ = jax.random.split(problem.stage_key(config, "evaluate"))
     flags = [f"--workdirs={workdir}", f"--out={out}"]
     for scale, width in ((0.002, 2), (0.004, 1), (0.002, 1)):
         scales.append(scale)

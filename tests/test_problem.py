@@ -276,6 +276,20 @@ def test_goals_are_the_ends_of_training_episodes():
     assert problem.goals(tiny_avoiding()) is None
 
 
+def test_no_stage_sees_a_key_of_another():
+    """Neither the root of one, nor what is made of it by splitting; seeds differ too."""
+    found = []
+    for seed in (0, 1):
+        config = tiny_avoiding()
+        config.seed = seed
+        for stage in problem.RANDOM:
+            key = problem.stage_key(config, stage)
+            found += [key, *jax.random.split(key, 8), *(jax.random.fold_in(key, i) for i in
+                                                        range(100, 120))]
+    numbers = {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in found}
+    assert len(numbers) == len(found)
+
+
 def test_nothing_alike_is_told():
     """Where the key that exchanges it is on; the boxes of a colour are alike."""
     config = tiny_avoiding()

@@ -241,7 +241,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
         raise config_lib.ConfigError(f"config.distill.window is {config.distill.window!r}, but the "
                                      "teacher was not trained with config.teacher.window = 'all'")
     model = problem.student(config)
-    init_key, step_key, health_key, move_key = jax.random.split(jax.random.key(config.seed), 4)
+    init_key, step_key, health_key, move_key = jax.random.split(
+        problem.stage_key(config, "distill"), 4)
     mesh = sharding.make_mesh(config)
     data = task.data
     if config.distill.actions == "teacher":

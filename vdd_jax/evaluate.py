@@ -75,7 +75,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict, dict]:
     each = -(-config.evaluate.num_samples // n)
     result = {"modes_total": task.spec.num_modes, "num_samples": each * n, "num_observations": n,
               **evaluate_closed_loop.described(config, student)}
-    key = jax.random.key(config.seed)
+    key = problem.stage_key(config, "evaluate")
     if isinstance(student, SampledPolicy):
         samples = student.sample(observation, key, (each,))
         result |= {"modes_found": int(jnp.min(modes_found(teacher, samples))),

@@ -53,8 +53,7 @@ def evaluate(
     task = problem.build(config, workdir, given)
     student = student_of(config, workdir)
     simulator = TASKS[config.task.name]
-    episode_key, sample_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(config.seed), 2))
+    episode_key, sample_key = jax.random.split(problem.stage_key(config, "evaluate"))
     goals = problem.goals(config)
     simulated = hasattr(simulator, "rollout")
     window = problem.example(config).observation.observations.shape[1:]

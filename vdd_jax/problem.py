@@ -26,6 +26,7 @@ MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest"}
 NOT_GIVEN = ("the teacher of this run is a function in Python, which no checkpoint holds; give it "
              "to stages.run(config, workdir, teacher=…) again (docs/teachers.md)")
 GOALS = 64  # different ones that episodes pursue
+RANDOM = ("distill", "train_teacher", "evaluate", "from_scratch", "consistency")  # see `stage_key`
 HELD_OUT = 4_096  # pairs of an analytic target that are never trained on
 
 
@@ -52,6 +53,15 @@ class Problem(NamedTuple):
 def spec(config: ConfigDict) -> TaskSpec:
     """The sizes of the task."""
     return TASKS[config.task.name].spec(config.task)
+
+
+def stage_key(config: ConfigDict, stage: str) -> jax.Array:
+    """The root of a stage's randomness, which no other stage sees: one of RANDOM.
+
+    A child of the seed's key, and none of a child's children: `split(key, n)[i]` is
+    `fold_in(key, i)`, so that a stage that split the seed's own key would have others' roots.
+    """
+    return jax.random.fold_in(jax.random.key(config.seed), RANDOM.index(stage))
 
 
 def alike(config: ConfigDict) -> Alike:

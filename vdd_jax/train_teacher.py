@@ -187,7 +187,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     data = problem.data(config)
     model = problem.network(config)
     init_key, step_key, check_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(config.seed), 1), 3)
+        problem.stage_key(config, "train_teacher"), 3)
     mesh = sharding.make_mesh(config)
     init_key, step_key = sharding.everywhere((init_key, step_key), mesh)
     train, draw_batch = sharding.resident(data.train, mesh, config.run.split_data)

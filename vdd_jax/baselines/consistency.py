@@ -246,7 +246,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None) -> None:
     task = problem.build(config, workdir, encoder=sharding.encoded_together)
     ours, settings = config.consistency, task.teacher_config or config.teacher
     net = network(ours, settings, problem.example(config), problem.dtype(config))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 4), 4)
+    keys = jax.random.split(problem.stage_key(config, NAME), 4)
     init_key, step_key, data_key, health_key = keys
     mesh = sharding.make_mesh(config)
     data = task.data
