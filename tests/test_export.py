@@ -259,6 +259,15 @@ def test_a_file_that_is_not_the_policy_is_not_kept(finished_avoiding, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_file_does_not_give_does_not_refuse_it(finished_avoiding, tmp_path, monkeypatch):
+    """A factor that may be off makes a covariance that is off by twice as much."""
+    exact, off = (export_parity.Found(v, v, v, 0.0) for v in (0.0, 2e-4))
+    monkeypatch.setattr(export.parity, "compare", lambda *_: {
+        name: exact if name in export.OUTPUTS else off for name in export_parity.COMPARED})
+    said = export.run(finished_avoiding.workdir, "numpy", tmp_path / "policy.npz")
+    assert said.count("covariances: largest difference from the policy 2.0e-04") == 2
+
+
 @pytest.fixture(scope="module")
 def sharp(made):
     """A student with large weights, as training makes them where one mode borders on another."""

@@ -13,7 +13,7 @@ from vdd_jax.export_function import OUTPUTS, Arrays, ExportError, function_of
 from vdd_jax.policy import Policy
 
 LIMITS = (1e-5, 1e-4)  # see `limit`
-COMPARED = (*OUTPUTS, "weights", "covariances")
+COMPARED = (*OUTPUTS, "weights", "covariances")  # what a file gives, and what that makes
 
 
 class Found(NamedTuple):
