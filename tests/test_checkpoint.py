@@ -40,9 +40,8 @@ def save(directory, *steps, config=CONFIG, **options):
 
 
 def test_a_scaler_of_angles(tmp_path):
-    """Which numbers are tangents, of squares, is kept where some are; without there is nothing of
-    it."""
-    angles = SCALER._replace(tangents=jnp.asarray([1.0]), squares=jnp.asarray([1.0]))
+    """Which numbers are tangents is kept where some are; without there is nothing of it."""
+    angles = SCALER._replace(tangents=jnp.asarray([1.0]))
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, *trees(1), angles, CONFIG)
         checkpoints.save(2, *trees(2), SCALER, CONFIG)

@@ -284,29 +284,6 @@ def test_angles_are_shown_in_place_of_their_tangents():
     np.testing.assert_allclose(found, change / change.std(), atol=1e-3)
 
 
-@pytest.mark.parametrize("angles", [False, True])
-def test_of_a_square_its_side_within_45_degrees_is_shown(angles):
-    """A quarter turn changes nothing, whatever the angle; as the angle, too; what is no square is
-    as without."""
-    rng = np.random.default_rng(0)
-    yaw = rng.uniform(-np.pi / 2, np.pi / 2, 200)
-    numbers = np.stack([rng.normal(size=200), np.tan(yaw)], -1).astype(np.float32)
-    turned = np.stack([numbers[:, 0], np.tan(yaw + np.pi / 2)], -1).astype(np.float32)
-    episode = Trajectory(numbers, rng.normal(size=(200, 2)).astype(np.float32))
-    tangents = (1,) if angles else ()
-    scaler = fit_trajectory_scaler([episode], tangents=tangents, squares=(1,))
-    seen = scaler.scale_observation(numbers)
-    np.testing.assert_allclose(scaler.scale_observation(turned), seen, atol=2e-4)
-    side = (yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
-    expected = side * 2 / np.pi if angles else (np.tan(side) - np.tan(side).mean()) / np.tan(
-        side).std()
-    np.testing.assert_allclose(seen[:, 1], expected, atol=2e-4)
-    plain = fit_trajectory_scaler([episode], tangents=tangents)
-    np.testing.assert_array_equal(seen[:, 0], plain.scale_observation(numbers)[:, 0])
-    np.testing.assert_allclose(scaler.unscale_observation(seen)[:, 1], np.tan(side), atol=2e-4)
-    assert jnp.isfinite(scaler.scale_observation(np.zeros((1, 2)))).all()
-
-
 @pytest.mark.parametrize("kind", ["standard", "bounded", "min_max", "quantile", "none"])
 def test_hidden_numbers_are_not_shown(kind):
     """They and their steps are 0 to a network, to the last digit of its other inputs, whatever

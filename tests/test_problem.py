@@ -306,25 +306,6 @@ def test_nothing_alike_is_told():
             problem.alike(config)
 
 
-def test_squares_of_a_task_are_told_by_its_key(monkeypatch):
-    """Of one that has some; to another it is nothing."""
-    config = tiny_avoiding()
-    config.task.quarter_turns = True
-    assert problem.data(config).scaler.squares is None
-    assert problem.spec(with_name(config, "sorting_4")).squares == (6, 9, 12, 15)
-    spec = problem.spec(config)
-    monkeypatch.setattr(problem, "spec", lambda config: spec._replace(squares=(3,)))
-    np.testing.assert_array_equal(problem.data(config).scaler.squares, [0, 0, 0, 1])
-    config.task.quarter_turns = False
-    assert problem.data(config).scaler.squares is None
-
-
-def with_name(config, name):
-    config = config.copy_and_resolve_references()
-    config.task.name = name
-    return config
-
-
 def test_hidden_numbers_of_a_task_are_not_in_its_data():
     """By the key, in training and held-out data; an unknown position is told."""
     config = tiny_avoiding()

@@ -90,11 +90,6 @@ KEYS: dict[str, Key] = {
         False, "pushing, sorting, stacking: networks are shown the angle where an observation is "
         "tan of one, which is far out of every scale near ±90°; as published they are shown tan"
     ),
-    "task.quarter_turns": Key(
-        False, "pushing, sorting: a box is a square; networks are shown tan of the yaw of the side "
-        "that is within ±45°, not which of the four it is; with task.angles the angle of that. To "
-        "other tasks it is nothing"
-    ),
     "task.hidden": Key(
         (), "numbers of an observation that networks are not shown, by their positions from 0. "
         "From how far a robot is behind its command, (2, 3) of pushing and sorting, a policy can "

@@ -36,9 +36,6 @@ class Scaler(NamedTuple):
     # `[O]` 0 or 1: 1 where the number is tan of an angle, in whose place 2/π of the angle is scaled
     # (mean 0 and std 1: the Fourier features of an angle have its period); None: nowhere
     tangents: jax.Array | None = None
-    # `[O]` 0 or 1: 1 where the number is tan of the yaw of a square, of which the side within ±45°
-    # is shown; None: nowhere
-    squares: jax.Array | None = None
 
     def scale_action(self, action):
         return (action - self.action_mean) / self.action_std
@@ -50,10 +47,7 @@ class Scaler(NamedTuple):
         return (self.as_angles(observation) - self.observation_mean) / self.observation_std
 
     def as_angles(self, observation):
-        """The observation with the side of a square within ±45°, and with 2/π of an angle where it
-        has the tangent of one."""
-        if self.squares is not None:
-            observation = jnp.where(self.squares > 0, side(observation, jnp), observation)
+        """The observation with 2/π of an angle where it has the tangent of one."""
         if self.tangents is None:
             return observation
         return jnp.where(self.tangents > 0, jnp.arctan(observation) * (2 / jnp.pi), observation)
@@ -97,15 +91,6 @@ class Scaler(NamedTuple):
         if images is not None and self.encode is not None:
             features = self.encode(images)
         return seen if features is None else seen.with_features(features)
-
-
-def side(tangent, library=np):
-    """tan of a square's yaw → tan of the yaw of its side within ±45°: that of θ ± 90° is −1/tan θ.
-
-    `library` is NumPy or jax.numpy.
-    """
-    beyond = library.abs(tangent) > 1
-    return library.where(beyond, -1 / library.where(beyond, tangent, 1), tangent)
 
 
 def fit_scaler(
@@ -178,7 +163,6 @@ def _where_it_varies(values, width):
 def fit_trajectory_scaler(
     trajectories: list[Trajectory], kind: str = "standard", chunk: int = 1,
     tangents: tuple[int, ...] = (), hidden: tuple[int, ...] = (), alike: Alike = (),
-    squares: tuple[int, ...] = (),
 ) -> Scaler:
     """The scaler of trajectories: one mean and std per number, over all steps of all episodes.
 
@@ -188,7 +172,6 @@ def fit_trajectory_scaler(
       hidden: columns that networks are not shown.
       alike: things that exchange their numbers: each is scaled as the others alike (see
         `exchange.orders`).
-      squares: columns that are tan of the yaw of a square, of which the `side` is shown.
 
     Raises:
       ValueError: when the data holds NaN or infinity, naming where, or has no such columns.
@@ -199,7 +182,6 @@ def fit_trajectory_scaler(
                          f"numbers 0 to {size - 1}")
     shown, columns = [np.array(t.observations) for t in trajectories], list(tangents)
     for each in shown:
-        each[:, list(squares)] = side(each[:, list(squares)])
         each[:, columns] = np.arctan(each[:, columns]) * (2 / np.pi)
     actions = jnp.asarray(np.concatenate([t.actions for t in trajectories]))
     steps = np.concatenate([np.diff(each, axis=0) for each in shown])
@@ -208,9 +190,6 @@ def fit_trajectory_scaler(
                     for values in (np.concatenate(shown), steps))
     scaler = fit_scaler(jnp.asarray(shown), actions, kind,
                         jnp.asarray(steps) if len(steps) else None)
-    if squares:
-        scaler = scaler._replace(
-            squares=jnp.zeros_like(scaler.observation_std).at[jnp.asarray(squares)].set(1.0))
     if tangents:
         is_tangent = jnp.zeros_like(scaler.observation_std).at[jnp.asarray(columns)].set(1.0)
         scaler = scaler._replace(

@@ -468,10 +468,6 @@ class NumpyPolicy:
 
     def _as_angles(self, observations):
         """`Scaler.as_angles`."""
-        if "squares" in self.scaler:
-            beyond = (self.scaler["squares"] > 0) & (np.abs(observations) > 1)
-            turned = np.float32(-1) / np.where(beyond, observations, np.float32(1))
-            observations = np.where(beyond, turned, observations)
         if "tangents" not in self.scaler:
             return observations
         angles = np.arctan(observations) * np.float32(2 / np.pi)

@@ -109,10 +109,9 @@ def data(config: ConfigDict, scaler: Scaler | None = None, encoder: Callable = e
     train, held_out, about = _trajectories(json.dumps(task.to_dict(), sort_keys=True))
     try:
         if scaler is None:
-            sizes = spec(config)
-            scaler = fit_trajectory_scaler(
-                train, task.scaler, task.chunk, sizes.tangents if task.angles else (),
-                tuple(task.hidden), alike(config), sizes.squares if task.quarter_turns else ())
+            tangents = spec(config).tangents if task.angles else ()
+            scaler = fit_trajectory_scaler(train, task.scaler, task.chunk, tangents,
+                                           tuple(task.hidden), alike(config))
         cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
                                 goal_length=task.goal_length, goal=task.goal, encoder=encoder)
         return Data(spec(config), cut(train), cut(held_out), scaler, about)

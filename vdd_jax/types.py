@@ -57,7 +57,6 @@ class TaskSpec(NamedTuple):
     episode_limit: int = 0  # control steps; 0: the task has no episodes
     control_hz: float = 0.0
     tangents: tuple[int, ...] = ()  # columns of an observation that are tan of an angle
-    squares: tuple[int, ...] = ()  # those of them that are of a square: a quarter turn is none
     images: tuple[int, ...] = ()  # (C, S, S, 3), seen beside an observation; (): none
     alike: Alike = ()  # what may exchange its numbers in an observation, see `exchange.orders`
 

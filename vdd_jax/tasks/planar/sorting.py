@@ -169,11 +169,10 @@ class Sorting:
                  for region, colour in zip(REGIONS, ("1 0.6 0.6 1", "0.6 0.6 1 1"), strict=True)]
         self.SCENE, self.EPISODE_LIMIT = d3il.flat_scene(boxes, marks), EPISODE_LIMITS[num_boxes]
         self.NUM_MODES = len(orders(num_boxes))
-        yaws = tuple(range(6, 4 + 3 * num_boxes, 3))
         self.SPEC = TaskSpec(
             self.name, observation_dim=4 + 3 * num_boxes, action_dim=2, num_modes=self.NUM_MODES,
             episode_limit=self.EPISODE_LIMIT, control_hz=1000 / 35,
-            tangents=yaws, squares=yaws, alike=alike(num_boxes))
+            tangents=tuple(range(6, 4 + 3 * num_boxes, 3)), alike=alike(num_boxes))
         self.RULES = Rules(self.SCENE, self.EPISODE_LIMIT, d3il.observe_flat, inside, solved, mode,
                            sees_before_physics=True)
         self.DEMONSTRATOR = recording.Demonstrator(
