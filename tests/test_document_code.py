@@ -4,19 +4,22 @@ why it is not and names only what there is.
 All pages share one directory, in which a run that a page before has made is found finished.
 """
 
+import json
+import os
 import re
 import runpy
+import socket
+import subprocess
 import sys
 
+import document_files
 import documents
 import jax
 import pytest
-from absl import flags
 from documents import ROOT, TEXT, Block
-from ml_collections import ConfigDict, config_flags
+from small_runs import less_is_compiled, less_is_drawn, run_main, run_record, small
 
-from vdd_jax import config as config_lib
-from vdd_jax import evaluate_closed_loop, open_loop, stages, tasks
+from vdd_jax import stages, tasks
 from vdd_jax.baselines import from_scratch
 from vdd_jax.config import KEYS
 
@@ -27,52 +30,6 @@ BLOCKS = [block for page, text in TEXT.items() for block in documents.blocks(tex
 BY_PAGE = {page: found for page in TEXT if (found := [b for b in BLOCKS if b.page == page])}
 # what is looked at and never run here: the environment and the tests are what this is run in
 ONLY_CHECKED = ("pip install", "python -m pytest", "ruff check", "git clone", "cd ")
-
-
-def small(config: ConfigDict) -> ConfigDict:
-    """The same stages, task, teacher and kind of student, with which nothing is learned. What
-    compiles slowly is left out, and sizes are equal: runs of a task then share most programs."""
-    config = config_lib.from_json(config_lib.to_json(config))
-    config.task.update(num_demonstrations=200, episodes_per_mode=1)
-    config.teacher.update(
-        width=16, depth=1, encoder_depth=1, fourier=1, heads=2, num_iterations=20, batch_size=16,
-        warmup=2, check_every=10)
-    config.student.update(
-        num_experts=2, covariance="diagonal", trunk_width=16,
-        trunk_depth=min(config.student.trunk_depth, 1), head_width=8, gating_width=8,
-        gating_depth=1, fourier=1, heads=2)
-    for stage in ("distill", "from_scratch", "consistency"):
-        config[stage].update(num_iterations=20, batch_size=8)
-    config.distill.update(teacher_actions=1_000, warm_batch_size=8, reallocations=0,
-                          warm_start=float(config.distill.warm_start > 0))
-    config.consistency.update(num_scales=4, teacher_actions=1_000)
-    config.policy.min_weight = 0.0
-    config.evaluate.update(num_samples=200, num_observations=8, num_episodes=4, teacher_steps=())
-    config.run.update(steps_per_dispatch=10, log_every=10, checkpoint_every=20, num_snapshots=0,
-                      figures=False)
-    return config
-
-
-def run_main(words: list[str], judged: set[str]) -> None:
-    """`python -m vdd_jax.main …` as `main.py` understands it; the configuration is valid at its
-    own sizes and runs at small ones. Of the runs of a task the first is evaluated; `judged` are the
-    tasks of which there has been one."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    for name in ("print_config", "overwrite"):
-        flags.DEFINE_bool(name, False, "", flag_values=values)
-    assert values(words) == words[:1]
-    config_lib.validate(values.config)
-    if not values.print_config:
-        file, _, variant = values["config"].config_filename.partition(":")
-        name = file.rpartition("/")[2].removesuffix(".py") + (f"_{variant}" if variant else "")
-        config = small(values.config)
-        if config.task.name in judged:
-            config.stages = tuple(s for s in config.stages if s != "evaluate")
-        stages.run(config, values.workdir or f"runs/{name}", values.overwrite)
-        if "evaluate" in config.stages:
-            judged.add(config.task.name)
 
 
 def run_script(words: list[str], monkeypatch) -> None:
@@ -91,9 +48,12 @@ def run_block(block: Block, names: dict, judged: set[str], monkeypatch, folder) 
         return
     for words in documents.commands(block):
         documents.check(words)
+        words = [os.path.expandvars(word) for word in words]
         line = " ".join(words)
         if line.startswith("python -m vdd_jax.main "):
             run_main(words[2:], judged)
+        elif line.startswith("python -m vdd_jax.tasks.record "):
+            run_record(words[2:])
         elif line.startswith("python -m vdd_jax.config_reference"):
             assert words[3:] == [">", "docs/configuration.md"]
         elif re.match(r"python \w+\.py", line):
@@ -110,6 +70,7 @@ def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("clone")
     for name in ("configs", "experiments", "docs"):
         (made / name).symlink_to(ROOT / name)
+    document_files.write(made)
     return made
 
 
@@ -121,17 +82,17 @@ def judged():
 
 @pytest.fixture
 def quick(monkeypatch, folder):
-    """In that directory; what a page adds to tables of the library is undone."""
+    """In that directory, less is done; what a page adds to tables of the library is undone."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    # what takes seconds to compile and none of a page's own code
-    ways_of = evaluate_closed_loop.ways_of
-    monkeypatch.setattr(evaluate_closed_loop, "ways_of",
-                        lambda *given: dict(list(ways_of(*given).items())[:1]))
-    monkeypatch.setattr(evaluate_closed_loop, "latency", lambda *_: {"p50": 0.0, "p99": 0.0})
-    monkeypatch.setattr(open_loop, "reference", lambda *_: None)
-    monkeypatch.setattr(open_loop, "measure", lambda *_, **__: dict.fromkeys(
-        ("sliced_wasserstein", "mmd", "std_ratio"), 0.0))
+    # a reader's home, and what is recorded for one
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    less_is_compiled(monkeypatch)
+    less_is_drawn(monkeypatch)
+    run = stages.run  # of a page's own Python
+    monkeypatch.setattr(stages, "run", lambda config, *given, **more: run(
+        small(config), *given, **more))
     tables = (KEYS, tasks.TASKS, from_scratch.METHODS)
     before = [dict(table) for table in tables]
     yield
@@ -144,7 +105,7 @@ def quick(monkeypatch, folder):
 @pytest.mark.parametrize("page", BY_PAGE)
 def test_every_block_runs_or_says_why_not(page, quick, judged, monkeypatch, folder):
     """In the order of the page, whose Python blocks share their names."""
-    names = {"__name__": "__main__"}
+    names = {"__name__": "__main__", **document_files.NAMES.get(page, {})}
     for block in BY_PAGE[page]:
         known = block.language in ("", "text", "bash", "python")
         assert known or block.reason, f"{block}: no way to run {block.language}; say why"
@@ -161,6 +122,29 @@ def test_every_block_runs_or_says_why_not(page, quick, judged, monkeypatch, fold
         except (Exception, SystemExit) as error:
             error.add_note(f"in the block at {block}")
             raise
+
+
+def test_processes_of_the_document_find_each_other():
+    """The command of docs/run_on_a_pod.md, by hand on this machine twice, as it stands but for host
+    and port: the processes join, and the first one speaks. What they train is another test's."""
+    (words,) = (words for block in BY_PAGE["docs/run_on_a_pod.md"] if "HOST:" in block.text
+                for words in documents.commands(block))
+    assert words[:3] == ["python", "-m", "vdd_jax.main"] and words[-1] == "--process_id=0"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        here = f"127.0.0.1:{free.getsockname()[1]}"
+    words = [word.replace("HOST:1234", here) for word in words[1:-1]]
+    running = [subprocess.Popen(
+        [sys.executable, *words, f"--process_id={i}", "--print_config"], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(2)]
+    try:
+        said = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], said
+    first, second = (out[out.find("{"):] if "{" in out else "" for out, _ in said)
+    assert json.loads(first)["task"]["name"] == "avoiding" and not second
 
 
 # ---- that this file can fail

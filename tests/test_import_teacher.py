@@ -8,16 +8,19 @@ import builtins
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import documents
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 import yaml
+from small_runs import less_is_compiled, run_main
 from tiny_config import tiny
 
 from vdd_jax import checkpoint, import_teacher, problem, stages, teachers, torch_checkpoints
@@ -339,6 +342,46 @@ def test_an_example_is_distilled(tmp_path):
     assert ran.returncode == 0 and "scaler      identity: its data were" in ran.stdout, ran.stderr
     assert "Traceback" not in ran.stderr
     student_acts(tmp_path)
+
+
+@shared
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+@pytest.mark.parametrize("page", ["docs/teachers.md", "docs/distil_my_policy.md"])
+def test_the_commands_of_the_documents(page, tmp_path, monkeypatch, capsys):
+    """The blocks that name this file, as they stand: what they name is there, and … is what the
+    import has printed. The student is distilled at a small size, evaluated, and acts."""
+    pytest.importorskip("torch", reason="reads PyTorch checkpoints")
+    monkeypatch.chdir(tmp_path)
+    less_is_compiled(monkeypatch)
+    Path("configs").symlink_to(documents.ROOT / "configs")
+    Path("path/to").mkdir(parents=True)
+    for name in ("CHECKPOINT", "path/to/checkpoint"):
+        Path(name).symlink_to(example("beso_plain"))
+    rng = np.random.default_rng(0)
+    for name in ("PATH", "demonstrations.npz"):
+        with open(name, "wb") as file:
+            np.savez(file, observations=rng.normal(size=(40, 4)), actions=rng.normal(size=(40, 2)),
+                     episode_ends=[8, 20, 30, 40])
+    np.savez("scaler.npz", observation_mean=np.zeros(4), observation_std=np.ones(4),
+             action_min=-np.ones(2), action_max=np.ones(2))
+    found = documents.blocks(documents.TEXT[page], page)
+    taken, distilled = (words for block in found if Path(__file__).name in block.reason
+                        for words in documents.commands(block))
+    assert taken[:3] == ["python", "-m", "vdd_jax.import_teacher"]
+    import_teacher.main(taken[3:])
+    printed = dict(shlex.split(line)[0].split("=", 1)
+                   for line in capsys.readouterr().out.splitlines() if "--config." in line)
+    given = {word.split("=", 1)[0] for word in distilled if word.startswith("--config.")}
+    assert given - {"--config.distill.trunk_from_teacher"} <= set(printed) and len(printed) > 7
+    if distilled[-1] == "…":
+        distilled[-1:] = [f"{flag}={value}" for flag, value in printed.items() if flag not in given]
+    assert distilled[:3] == ["python", "-m", "vdd_jax.main"]
+    run_main(distilled[2:], set())
+    (workdir,) = (word.split("=")[1] for word in distilled if word.startswith("--workdir="))
+    report = json.loads(Path(workdir, "report.json").read_text())
+    assert report["config"]["stages"] == ["distill", "evaluate"]
+    seen = History(np.zeros((5, 4), np.float32), past_actions=np.zeros((4, 2), np.float32))
+    assert np.isfinite(load(workdir).act(seen, jax.random.key(0))).all()
 
 
 @shared

@@ -1,27 +1,16 @@
 """D3IL's pickles by names of one's own; what the reader of Avoiding reads, and bad files."""
 
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from format_files import d3il_record as record
+from format_files import pickles as write
 
 from vdd_jax import formats
 from vdd_jax.formats import FormatError, Keys
 from vdd_jax.tasks.avoiding import reader
-
-
-def record(frames=6, **robot):
-    t = np.arange(frames, dtype=float)[:, None]
-    return {"robot": {"des_c_pos": 0.3 * t + [0, 1, 2], "c_pos": 0.2 * t + [3, 4, 5], **robot},
-            "red-box": {"pos": t + [6, 7, 8], "quat": t + [0, 0, 0, 1]}, "note": "x"}
-
-
-def write(folder, *records):
-    for number, content in enumerate(records):
-        (folder / f"env_{number:03d}.pkl").write_bytes(pickle.dumps(content))
-    return folder
 
 
 def test_without_keys_it_is_the_reader_of_avoiding(tmp_path):

@@ -1,64 +1,15 @@
 """robomimic, Minari and our own layout in HDF5: files written as they write them, and bad ones."""
 
-import json
-
 import numpy as np
 import pytest
+from format_files import LENGTHS, minari, robomimic
 
 from vdd_jax import formats
 from vdd_jax.formats import FormatError, Keys
 
 h5py = pytest.importorskip("h5py", reason="needs the hdf5 extra")
 
-RNG = np.random.default_rng(0)
-LENGTHS = (3, 5, 2)
 OBSERVED = ("eef", "object")
-
-
-def robomimic(path, lengths=LENGTHS, change=lambda file: None):
-    """As robomimic writes its low-dimensional data, episodes not in the order of their names."""
-    with h5py.File(path, "w") as file:
-        data = file.create_group("data")
-        data.attrs["total"] = sum(lengths)
-        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": {}})
-        for number, length in [*enumerate(lengths), (10, 4)]:
-            demo = data.create_group(f"demo_{number}")
-            demo.attrs["num_samples"] = length
-            demo["states"] = RNG.normal(size=(length, 9))
-            demo["actions"] = RNG.uniform(-1, 1, (length, 2))
-            demo["rewards"] = demo["dones"] = np.zeros(length)
-            demo["action_dict/abs"] = RNG.normal(size=(length, 7))
-            for group in ("obs", "next_obs"):
-                demo[f"{group}/eef"] = RNG.normal(size=(length, 3))
-                demo[f"{group}/object"] = RNG.normal(size=(length, 4))
-                demo[f"{group}/image"] = np.zeros((length, 6, 6, 3), np.uint8)
-        file["mask/train"] = np.array([b"demo_10", b"demo_1"])
-        change(file)
-    return path
-
-
-def minari(folder, lengths=LENGTHS, plain=False, change=lambda file: None, **metadata):
-    """As Minari writes: observations with the one after the last action, nested by their space."""
-    data = folder / "data"
-    data.mkdir(parents=True)
-    with h5py.File(data / "main_data.hdf5", "w", track_order=True) as file:
-        for number, length in enumerate(lengths):
-            episode = file.create_group(f"episode_{number}")
-            episode.attrs.update({"id": number, "total_steps": length, "seed": 1})
-            seen = {"observations": 3} if plain else {
-                "observations/observation": 3, "observations/goals/desired_goal": 2}
-            for name, size in seen.items():
-                episode.create_dataset(name, data=RNG.normal(size=(length + 1, size)),
-                                       chunks=True, maxshape=(None, size))
-            episode["actions"] = RNG.normal(size=(length, 2)).astype(np.float32)
-            for name in ("rewards", "terminations", "truncations"):
-                episode[name] = np.zeros(length)
-            episode.create_dataset("infos", (0,), dtype=h5py.string_dtype())
-        change(file)
-    (data / "metadata.json").write_text(json.dumps({
-        "total_episodes": len(lengths), "total_steps": sum(lengths), "data_format": "hdf5",
-        "dataset_id": "x/y-v0", **metadata}))
-    return folder
 
 
 def test_robomimic(tmp_path):
@@ -154,7 +105,7 @@ def test_minari(tmp_path):
 
 def test_minari_of_a_plain_space_needs_no_keys(tmp_path):
     """Eleven episodes: by number, not by name."""
-    found = formats.read(minari(tmp_path / "a", range(1, 12), plain=True))
+    found = formats.read(minari(tmp_path / "a", range(1, 12), seen=3))
     assert [t.observations.shape for t in found] == [(n, 3) for n in range(1, 12)]
 
 

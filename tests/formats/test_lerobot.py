@@ -1,57 +1,15 @@
 """LeRobot's data sets, written as versions 2 and 3 are, and bad ones."""
 
-import json
-
 import numpy as np
 import pytest
+from format_files import lerobot as write
+from format_files import lerobot_table as table
 
 from vdd_jax import formats
 from vdd_jax.formats import FormatError, Keys
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs the lerobot extra")
-from pyarrow import parquet  # noqa: E402
-
 RNG = np.random.default_rng(0)
-FEATURES = {
-    "observation.state": {"dtype": "float32", "shape": [3], "names": ["x", "y", "z"]},
-    "observation.environment_state": {"dtype": "float64", "shape": [2], "names": None},
-    "observation.gripper": {"dtype": "float32", "shape": [1], "names": None},
-    "observation.images.top": {"dtype": "video", "shape": [3, 8, 8], "names": None},
-    "action": {"dtype": "float32", "shape": [2], "names": ["dx", "dy"]},
-    **{name: {"dtype": "int64", "shape": [1], "names": None}
-       for name in ("episode_index", "frame_index", "index", "task_index")},
-    "timestamp": {"dtype": "float32", "shape": [1], "names": None},
-}
-
-
-def table(episodes, fixed=True, **changes):
-    """Rows of episodes (number, length); lists of fixed size or of any, scalars where size is 1."""
-    numbers = np.repeat(*zip(*episodes, strict=True)) if episodes else np.zeros(0, int)
-    frames = np.concatenate([np.arange(n) for _, n in episodes]) if episodes else np.zeros(0, int)
-    columns = {"episode_index": numbers, "frame_index": frames, "index": np.arange(len(frames)),
-               "task_index": np.zeros(len(frames), int), "timestamp": frames / np.float32(10)}
-    for name, size in (("observation.state", 3), ("observation.environment_state", 2),
-                       ("observation.gripper", 1), ("action", 2)):
-        values = RNG.normal(size=(len(frames), size)).astype(FEATURES[name]["dtype"])
-        columns[name] = values[:, 0] if size == 1 else values
-    columns = {k: v for k, v in {**columns, **changes}.items() if v is not None}
-    return pyarrow.table({
-        name: values if values is None or np.ndim(values) == 1 else
-        pyarrow.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1]) if fixed else
-        pyarrow.array(list(values)) for name, values in columns.items()})
-
-
-def write(folder, tables, version="v3.0", name="file", **info):
-    """One file for each table; as many episodes and rows in info.json as there are."""
-    (folder / "meta").mkdir(parents=True)
-    (folder / "data" / "chunk-000").mkdir(parents=True)
-    for number, part in enumerate(tables):
-        parquet.write_table(part, folder / f"data/chunk-000/{name}{number:03d}.parquet")
-    episodes = {n for part in tables for n in part["episode_index"].to_pylist()}
-    (folder / "meta" / "info.json").write_text(json.dumps({
-        "codebase_version": version, "fps": 10, "features": FEATURES,
-        "total_episodes": len(episodes), "total_frames": sum(map(len, tables)), **info}))
-    return folder
 
 
 def of(part, name):

@@ -5,30 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from format_files import PUSH, SEQUENCES
+from format_files import npy as write
 
 from vdd_jax import formats
 from vdd_jax.formats import FormatError, Keys
 from vdd_jax.formats.npy import _time_is_first
-
-RNG = np.random.default_rng(0)
-SEQUENCES = ("observations_seq.npy", "actions_seq.npy", "existence_mask.npy")
-PUSH = tuple(f"multimodal_push_{name}.npy" for name in ("observations", "actions", "masks"))
-
-
-def write(folder, names=SEQUENCES, time_first=True, lengths=(4, 2, 5), **changes):
-    """Padding is NaN: whoever reads it is told."""
-    steps, episodes = max(lengths), len(lengths)
-    mask = (np.arange(steps) < np.array(lengths)[:, None]).astype(float)
-    arrays = [RNG.normal(size=(episodes, steps, n)) for n in (6, 2)]
-    for array in arrays:
-        array[mask == 0] = np.nan
-    arrays.append(mask)
-    folder.mkdir(exist_ok=True)
-    for name, part, array in zip(names, ("observations", "actions", "mask"), arrays, strict=True):
-        array = changes.get(part, np.swapaxes(array, 0, 1) if time_first else array)
-        if array is not None:
-            np.save(folder / name, array)
-    return arrays
 
 
 @pytest.mark.parametrize("names, time_first", [
