@@ -17,9 +17,7 @@ import jax
 
 from vdd_jax import config as config_lib
 from vdd_jax import export, export_parity, policy
-from vdd_jax.checkpoint import CheckpointError, write_json
-
-RANDOM, VISITED = "random inputs", "inputs of the report's episodes"
+from vdd_jax.checkpoint import write_json
 
 
 def differences(workdir: Path, form: str) -> dict:
@@ -70,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         runs = [{"run": Path(workdir).name, "format": form,
                  "differences": differences(Path(workdir), form)}
                 for workdir in flags.workdirs.split(",") for form in formats]
-    except (CheckpointError, *export.USER_ERRORS) as error:
+    except export.USER_ERRORS as error:
         parser.error(f"--workdirs: {error}")
     worst = largest(runs)
     print(render(worst))

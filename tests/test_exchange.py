@@ -35,7 +35,7 @@ def test_rotations_bring_each_to_every_place():
 
 
 def data(goal_length=0):
-    """Windows of three in which a number says which column it was made for."""
+    """Windows of three observations of nine random numbers."""
     rng = np.random.default_rng(0)
     trajectories = [Trajectory(rng.normal(size=(20, 9)).astype(np.float32),
                                rng.normal(size=(20, 2)).astype(np.float32)) for _ in range(4)]

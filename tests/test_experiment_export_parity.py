@@ -33,12 +33,14 @@ def test_a_record_is_the_largest_of_all_runs(finished_avoiding, tmp_path, monkey
                          f"--out={out}", f"--name={value}"])
     kept = json.loads(out.read_text())
     assert kept["other"] == 1 and {*kept} == {"other", "0.0", "0.1"}
-    for name in (experiment.RANDOM, experiment.VISITED):
+    inputs = list(kept["0.1"]["largest"])
+    assert inputs == ["random inputs", "inputs of the report's episodes"]
+    for name in inputs:
         right, wrong = (kept[key]["largest"][name] for key in ("0.0", "0.1"))
         assert {*right} == {*export_parity.COMPARED}
         assert max(right.values()) <= 1e-5 and wrong["means"] > 1e-3
         assert wrong["weights"] == right["weights"]
-    both = [kept["0.1"]["largest"][of]["means"] for of in (experiment.RANDOM, experiment.VISITED)]
+    both = [of["means"] for of in kept["0.1"]["largest"].values()]
     assert f"| means | {both[0]:.1e} | {both[1]:.1e} |" in capsys.readouterr().out
 
 

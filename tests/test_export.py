@@ -149,27 +149,47 @@ def test_random_inputs_hold_starts_of_episodes(made):
 
 
 def test_visited_inputs_are_windows_of_the_episodes(made, tmp_path):
-    """Of the student's own episodes, steps that were made alone; at a start as `History` says."""
+    """Of the student's own episodes, steps that were made alone; at a start as `History` says. Not
+    where an episode was lost, and none of a damaged file."""
     policy, file = made("windows"), tmp_path / "episodes.npz"
-    assert export_parity.visited_inputs(policy, file, 4, 0) is None
+    mean, std = policy.scaler.observation_mean, policy.scaler.observation_std
     t, o, length = policy.window, policy.observation_dim, 7
-    number = np.arange(3 * length, dtype=np.float32).reshape(3, length, 1)
+    number = np.arange(3 * length).reshape(3, length, 1)  # tells which step of which episode
+    seen = np.asarray(mean + std * number / 10, np.float32)
     mask = np.arange(length) < np.array([[7], [3], [0]])
-    np.savez(file, **{"teacher.observations": np.zeros((3, length, o)), "teacher.mask": mask})
-    assert export_parity.visited_inputs(policy, file, 4, 0) is None
-    np.savez(file, **{f"{policy.acting}.observations": number + np.zeros(o),
-                      f"{policy.acting}.mask": mask})
-    given = export_parity.visited_inputs(policy, file, 400, 0)
+
+    def save(observations, of=policy.acting):
+        np.savez(file, **{f"{of}.observations": observations, f"{of}.mask": mask})
+
+    def drawn(of=policy):
+        given = export_parity.visited_inputs(of, file, 400, 0)
+        return given and (given, np.rint((given["observations"] - mean) / std * 10)[..., 0])
+
+    assert drawn() is None
+    save(seen, "teacher")
+    assert drawn() is None
+    save(seen)
+    given, numbers = drawn()
     assert given["observations"].shape == (400, t, o) and given["observations"].dtype == np.float32
-    newest = given["observations"][:, -1, 0]
+    newest = numbers[:, -1]
     assert set(newest) == {*range(7), *range(7, 10)}
     first = np.where(newest < 7, 0, 7)[:, None]
     ago = np.arange(t)[::-1]
-    assert (given["observations"][..., 0] == np.maximum(newest[:, None] - ago, first)).all()
+    assert (numbers == np.maximum(newest[:, None] - ago, first)).all()
     assert (given["valid"] == (newest[:, None] - ago >= first)).all()
-    wider = policy.replace(observation_dim=o + 1)
-    for other in (wider, made("transformer"), made("toy")):  # another size, a goal, no window
-        assert export_parity.visited_inputs(other, file, 4, 0) is None
+    for other in (policy.replace(observation_dim=o + 1), made("transformer"), made("toy")):
+        assert drawn(other) is None  # another size, a goal, no window
+    lost = seen.copy()
+    lost[0, 2, 0], lost[0, 6, -1] = np.nan, 1e30
+    save(lost)
+    given, numbers = drawn()
+    assert np.isfinite(given["observations"]).all() and given["observations"].max() < 1e30
+    assert set(numbers[:, -1]) == {0, 1, *range(2 + t, 6), *range(7, 10)}
+    save(np.full_like(seen, np.nan))
+    assert drawn() is None
+    save(seen)
+    file.write_bytes(file.read_bytes()[:-60])
+    assert drawn() is None
 
 
 def test_a_run_is_exported_by_the_command(finished_avoiding, tmp_path, capsys):

@@ -5,10 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny_config import tiny
+from tiny_config import tiny, tiny_avoiding
 
 from vdd_jax import config as config_lib
-from vdd_jax import policy, stages
+from vdd_jax import exchange, policy, problem, stages
 from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.stages import WorkdirError
 
@@ -193,3 +193,36 @@ def test_without_the_plot_extra(ran, monkeypatch, capsys):
     assert stages.run(tiny(run__figures=True), workdir)["student"] == report["student"]
     assert "pip install 'vdd_jax[plot]'" in capsys.readouterr().out
     assert not (workdir / "figures").exists()
+
+
+def test_stages_have_keys_of_their_own_and_exchange_what_is_alike(tmp_path, monkeypatch):
+    """Each that trains on batches of windows, by the key of the task; one whose weights belong to
+    windows does not. The scaler has it too."""
+    spec, stage_key, exchanged = problem.spec, problem.stage_key, exchange.exchanged
+    alike, asked, moved = (((0, 1), (2, 3)),), [], []
+
+    def asks(config, stage):
+        asked.append(stage)
+        return stage_key(config, stage)
+
+    def moves(batch, things, key):
+        assert things == alike
+        moved.append(asked[-1])
+        return exchanged(batch, things, key)
+
+    monkeypatch.setattr(problem, "spec", lambda config: spec(config)._replace(alike=alike))
+    monkeypatch.setattr(problem, "stage_key", asks)
+    monkeypatch.setattr(exchange, "exchanged", moves)
+    small = dict(task__exchange=True, teacher__num_iterations=4, distill__num_iterations=4,
+                 distill__reallocations=0, run__steps_per_dispatch=4)
+    rivals = dict(teacher__workdir=str(tmp_path / "a"), from_scratch__num_iterations=4,
+                  from_scratch__batch_size=8, consistency__num_iterations=4,
+                  consistency__batch_size=8, consistency__num_scales=4, **small)
+    stages.run(tiny_avoiding(stages=("train_teacher", "distill", "evaluate"), **small),
+               tmp_path / "a")
+    stages.run(tiny_avoiding(stages=("consistency",), **rivals), tmp_path / "b")
+    stages.run(tiny_avoiding(stages=("from_scratch",), **rivals), tmp_path / "c")
+    assert asked == ["train_teacher", "distill", "evaluate", "consistency", "from_scratch"]
+    assert {*moved} == {"train_teacher", "distill", "consistency"}
+    std = problem.data(tiny_avoiding(**small)).scaler.observation_std
+    np.testing.assert_allclose(std[:2], std[2:], rtol=1e-5)

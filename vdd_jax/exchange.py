@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdd_jax.types import Alike, Batch, Context
+from vdd_jax.types import Alike, Batch
 
 
 def orders(alike: Alike, size: int) -> np.ndarray:
@@ -39,17 +39,12 @@ def rotations(alike: Alike, size: int) -> np.ndarray:
 
 def exchanged(batch: Batch, alike: Alike, key: jax.Array) -> Batch:
     """A batch with the windows of each row in an order that is drawn for it; actions stay."""
-
-    def moved(node):
-        if not isinstance(node, Context):
-            return node
-        table = jnp.asarray(orders(alike, node.observations.shape[-1]))
-        drawn = jax.random.randint(key, (len(batch.action),), 0, len(table))
-        return node._replace(**{
-            name: jnp.take_along_axis(getattr(node, name), table[drawn][:, None], -1)
-            for name in ("observations", "steps", "goal")})
-
-    return jax.tree.map(moved, batch, is_leaf=lambda node: isinstance(node, Context))
+    seen = batch.observation
+    table = jnp.asarray(orders(alike, seen.observations.shape[-1]))
+    drawn = jax.random.randint(key, (len(batch.action),), 0, len(table))
+    return batch._replace(observation=seen._replace(**{
+        name: jnp.take_along_axis(getattr(seen, name), table[drawn][:, None], -1)
+        for name in ("observations", "steps", "goal")}))
 
 
 def drawing(draw: Callable[..., Batch], alike: Alike) -> Callable[..., Batch]:

@@ -1,4 +1,8 @@
-"""A student as a function of arrays, to be traced: what every exported file computes."""
+"""A student as a function of arrays, to be traced: what every exported file computes.
+
+    observation `[B, O]` or observations `[B, T, O]`, valid `[B, T]`, goal `[B, G, O]`, images
+    → log_weights `[B, Z]`, means `[B, Z, A]`, scale_tril `[B, Z, A, A]` (see export.py)
+"""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +33,7 @@ def inputs_of(policy: Policy) -> dict[str, tuple[tuple[int, ...], type]]:
 
 
 def function_of(policy: Policy):
-    """`function(**inputs) → outputs`, by the names at the top, to be traced."""
+    """`function(**inputs) → outputs`, by those names, in the units of the demonstrations."""
 
     def function(**given):
         seen = given["observation"] if not policy.window else History(

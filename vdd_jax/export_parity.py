@@ -1,5 +1,6 @@
 """How far an exported file is from the policy: what an export prints before it keeps a file."""
 
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdd_jax.core.mixture import ACTING
+from vdd_jax.data import FURTHEST
 from vdd_jax.export_function import OUTPUTS, Arrays, ExportError, function_of
 from vdd_jax.policy import Policy
 
@@ -85,19 +87,33 @@ def random_inputs(policy: Policy, batch: int, seed: int) -> Arrays:
 
 def visited_inputs(policy: Policy, file: Path, batch: int, seed: int) -> Arrays | None:
     """Windows that the policy was given in the episodes of its run's report, drawn from `file`
-    (`episodes.npz`); None where there are none, or none that tell all that it sees."""
+    (`episodes.npz`); None where there are none, or none that tell all that it sees.
+
+    Not those in which a number is further than `FURTHEST` standard deviations from the
+    demonstrations' mean: an episode that is lost may end anywhere, at NaN, too.
+    """
     if not policy.window or policy.goal_length or policy.images or not file.exists():
         return None
-    with np.load(file) as stored:
-        way = next((w for w in (policy.acting, *ACTING) if f"{w}.observations" in stored), None)
-        if way is None:
-            return None
-        observations, made = stored[f"{way}.observations"], stored[f"{way}.mask"]
+    try:
+        with np.load(file) as stored:
+            way = next((w for w in (policy.acting, *ACTING) if f"{w}.observations" in stored), None)
+            if way is None:
+                return None
+            observations, made = stored[f"{way}.observations"], stored[f"{way}.mask"]
+    except (ValueError, zipfile.BadZipFile):  # damaged; no reason not to export
+        return None
+    if observations.shape[-1] != policy.observation_dim:
+        return None
+    mean, std = (np.asarray(v) for v in (
+        policy.scaler.observation_mean, policy.scaler.observation_std))
+    near = (np.abs(policy.scaler.as_angles(observations) - mean) <= FURTHEST * std).all(-1)
+    before = np.arange(1 - policy.window, 1)
     rows = np.argwhere(made)
-    if not len(rows) or observations.shape[-1] != policy.observation_dim:
+    rows = rows[near[rows[:, :1], np.maximum(rows[:, 1:] + before, 0)].all(-1)]
+    if not len(rows):
         return None
     episode, step = np.random.default_rng(seed).choice(rows, batch).T[..., None]
-    index = step + np.arange(1 - policy.window, 1)
+    index = step + before
     return {"observations": observations[episode, np.maximum(index, 0)].astype(np.float32),
             "valid": index >= 0}
 
