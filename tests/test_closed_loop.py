@@ -64,6 +64,19 @@ def test_actions_are_in_the_tasks_units_and_a_chunk_is_a_row():
     np.testing.assert_allclose(found[:, 1], scaled[:, 2:] * [2, 0.5] + [1, -2], rtol=1e-4)
 
 
+def test_what_is_done_is_within_the_range():
+    """Of the scaler, in the task's units, whatever acts."""
+    def act(context, key):
+        return context.observations[:, -1]
+
+    free = closed_loop.actor_of(CONFIG, SCALER, act)(HISTORY, VALID, KEY)
+    low, high = np.quantile(free.reshape(N, 4), [0.3, 0.6], axis=0)
+    scaler = SCALER._replace(action_low=low, action_high=high)
+    found = closed_loop.actor_of(CONFIG, scaler, act)(HISTORY, VALID, KEY)
+    np.testing.assert_allclose(found.reshape(N, 4), np.clip(free.reshape(N, 4), low, high),
+                               rtol=1e-6)
+
+
 def test_the_ways_of_acting():
     """The likeliest mean; a mean drawn by the gating; a sample with the spread of its expert."""
     many = np.zeros((400, T, 4), np.float32)

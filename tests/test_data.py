@@ -307,6 +307,22 @@ def test_a_hidden_number_that_is_not_there():
         fit_trajectory_scaler(episodes(5), hidden=(0, 3))
 
 
+def test_the_range_of_actions():
+    """Of the demonstrations, for every action of a chunk, whatever the scaler; asked for, or there
+    is none and nothing is changed."""
+    trajectories = episodes(8)
+    actions = np.concatenate([t.actions for t in trajectories])
+    low, high = actions.min(0), actions.max(0)
+    wild = np.array([[[1e30, -1e30], [0.0, np.inf]], [[np.nan, 0.0], [low[0], high[1]]]])
+    for kind in ("standard", "min_max"):
+        scaler = fit_trajectory_scaler(trajectories, kind, chunk=2, clip_actions=True)
+        found = scaler.within_range(wild.reshape(2, 4)).reshape(2, 2, 2)
+        np.testing.assert_array_equal(found, np.clip(wild, low, high).astype(np.float32))
+        without = fit_trajectory_scaler(trajectories, kind, chunk=2)
+        np.testing.assert_array_equal(without.within_range(wild), wild)
+        np.testing.assert_array_equal(without.action_std, scaler.action_std)
+
+
 def test_a_context_is_that_of_the_training_windows():
     """What a policy makes of raw observations in a rollout is what the networks were trained
     on: cut from the trajectory by hand and given to `Scaler.context`, any batch axes."""

@@ -472,6 +472,7 @@ def test_a_scaler_of_mean_and_std(made, tmp_path):
     np.testing.assert_allclose(scaler.unscale_action(jnp.array([2.0, 2.0])), [2, 3])
     np.testing.assert_allclose(scaler.step_std, [2, 0.5, 1])
     assert settings.teacher.sampler.clip == 3.0 and "clipped to ±3," in said and str(file) in said
+    np.testing.assert_allclose(scaler.within_range(jnp.array([-9.0, 9.0])), [0, 3])
 
 
 def test_a_scaler_of_least_and_greatest(made, tmp_path):
@@ -493,6 +494,7 @@ def test_without_a_scaler_it_says_so(made, tmp_path):
     assert "not known here (action_min and action_max of --scaler); ours to ±5" in said
     _, scaler, settings = kept(tmp_path / "out")
     np.testing.assert_array_equal(scaler.action_std, 1.0)
+    assert scaler.action_low is None
     assert settings.teacher.sampler.clip == import_teacher.ASSUMED_BOUND
 
 
@@ -507,6 +509,10 @@ def test_bounds_of_unscaled_actions(made, tmp_path):
         _, scaler, own = kept(out)
         assert own.teacher.sampler.clip == bound
         np.testing.assert_array_equal(scaler.action_mean, 0.0)
+        if given:
+            np.testing.assert_allclose(scaler.within_range(jnp.array([-9.0, 9.0])), [0, 3])
+        else:
+            assert scaler.action_low is None
 
 
 @pytest.mark.parametrize("values, words", [

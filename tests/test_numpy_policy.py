@@ -116,6 +116,24 @@ def test_experts_below_the_least_weight_are_not_drawn(windows):
         kept.act(one, rng, "mean")
 
 
+@pytest.mark.parametrize("name", ["windows", "transformer, absolute"])
+def test_it_acts_within_the_range(name):
+    """Of the policy's scaler, one action and many; what it says of its density is as without."""
+    policy, free = pair(name)
+    here, one = seen(policy, (50,)), seen(policy)
+    action = free.act(here, RNG(0), "sample").reshape(50, -1)
+    low, high = np.quantile(action, [0.2, 0.7], axis=0)
+    policy, ours = pair(name, scaler=policy.scaler._replace(action_low=low, action_high=high))
+    for how in numpy_policy.ACTING:
+        for given in (here, one):
+            found = ours.act(given, RNG(0), how)
+            expected = free.act(given, RNG(0), how)
+            flat = np.clip(expected.reshape(-1, len(low)), low, high)
+            np.testing.assert_allclose(found.ravel(), flat.ravel(), rtol=1e-6)
+    assert not np.array_equal(np.clip(action, low, high), action)
+    np.testing.assert_array_equal(ours.mixture(one).means, free.mixture(one).means)
+
+
 def test_it_acts_in_the_policys_own_way(windows):
     """Which the file says; by means where it is older."""
     policy, _ = windows

@@ -15,7 +15,7 @@ from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.core import mixture
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.data import Scaler
-from vdd_jax.policy import History, Policy
+from vdd_jax.policy import History, Policy, SampledPolicy
 
 pytest_plugins = "smoke_run"
 
@@ -320,6 +320,34 @@ def test_a_history_by_hand():
     goal = (GOAL[:, 0, 0] - 3) / 4
     scaled = np.stack([newest, step, goal, valid.sum(-1)], axis=-1).reshape(5, 2, 2)
     np.testing.assert_allclose(found, scaled * [2, 0.5] + [1, -2], rtol=1e-4, atol=1e-5)
+
+
+def test_actions_are_within_the_range():
+    """Of the scaler, for any way to act; samples and density are of the whole q(a|s)."""
+    free = windowed()
+    low, high = np.quantile(free.act(WINDOWS, KEY).reshape(5, 4), [0.3, 0.6], axis=0)
+    policy = free.replace(scaler=SCALER._replace(action_low=low, action_high=high))
+    for how in ("sampled_mean", "most_likely_mean", "sample"):
+        expected = np.clip(free.act(WINDOWS, KEY, how).reshape(5, 4), low, high)
+        np.testing.assert_allclose(policy.act(WINDOWS, KEY, how).reshape(5, 4), expected, rtol=1e-6)
+    samples = policy.sample(WINDOWS, KEY)
+    np.testing.assert_array_equal(samples, free.sample(WINDOWS, KEY))
+    assert not np.array_equal(np.clip(samples.reshape(5, 4), low, high), samples.reshape(5, 4))
+    np.testing.assert_array_equal(policy.log_prob(WINDOWS, samples),
+                                  free.log_prob(WINDOWS, samples))
+
+
+def test_a_sampled_policys_actions_are_within_the_range():
+    """Its samples are as without."""
+    free = SampledPolicy(
+        {}, SCALER, lambda params, seen, key, shape, steps: jax.random.normal(key, shape),
+        lambda steps: steps, "noise", 3, 2, 1, window=2, chunk=2)
+    drawn = free.act(WINDOWS, KEY)
+    low, high = np.quantile(drawn.reshape(5, 4), [0.3, 0.6], axis=0)
+    policy = free.replace(scaler=SCALER._replace(action_low=low, action_high=high))
+    np.testing.assert_allclose(policy.act(WINDOWS, KEY).reshape(5, 4),
+                               np.clip(drawn.reshape(5, 4), low, high), rtol=1e-6)
+    np.testing.assert_array_equal(policy.sample(WINDOWS, KEY), drawn)
 
 
 def test_the_density_of_a_chunk():

@@ -101,7 +101,7 @@ def test_demonstrations_are_split_by_episode():
     raw = found.scaler.unscale_observation(found.train.observation.observations[:, -1])
     kept = [t for t in trajectories if np.abs(t.observations[0] - raw).max(-1).min() < 1e-5]
     assert len(kept) == 18
-    scaler = fit_trajectory_scaler(kept)
+    scaler = fit_trajectory_scaler(kept, clip_actions=True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found.scaler, scaler)
     held_out = windows([t for t in trajectories if not any(t is k for k in kept)], scaler, 2)
     assert len(held_out.action) == len(found.held_out.action)
@@ -304,6 +304,18 @@ def test_nothing_alike_is_told():
         config.task.name = name
         with pytest.raises(problem.DataError, match=f"{name} is alike"):
             problem.alike(config)
+
+
+def test_the_range_of_actions_is_the_demonstrations():
+    """Of those that are trained on; none where the key says so, and none of an exact teacher."""
+    config = tiny_avoiding()
+    found = problem.data(config)
+    actions = found.scaler.unscale_action(found.train.action)
+    np.testing.assert_allclose(found.scaler.action_low, actions.min(0), atol=1e-6)
+    np.testing.assert_allclose(found.scaler.action_high, actions.max(0), atol=1e-6)
+    config.task.clip_actions = False
+    assert problem.data(config).scaler.action_low is None
+    assert problem.data(tiny()).scaler.action_low is None
 
 
 def test_hidden_numbers_of_a_task_are_not_in_its_data():

@@ -38,7 +38,7 @@ def actor_of(config: ConfigDict, scaler: Scaler, act, goals=None):
         if scaler.encode is not None:  # the simulator shows them behind the numbers
             history, features = jnp.split(history, [len(scaler.observation_mean)], axis=-1)
         context = scaler.context(history, valid, past, goal, features=features)
-        action = scaler.unscale_action(act(context, key))
+        action = scaler.within_range(scaler.unscale_action(act(context, key)))
         return action.reshape(len(history), config.task.chunk, -1)
 
     return actor

@@ -86,6 +86,12 @@ KEYS: dict[str, Key] = {
         "set teacher.sigma_data to the spread of the scaled actions",
         **_one_of("standard", "bounded", "min_max", "quantile", "none"),
     ),
+    "task.clip_actions": Key(
+        True, "policies act within the range of the demonstrations: each number of an action "
+        "beyond it is set to its nearer end. Far from every demonstration a network's actions grow "
+        "without bound. Samples and densities are of the whole policy; a student is clipped as its "
+        "teacher is"
+    ),
     "task.angles": Key(
         False, "pushing, sorting, stacking: networks are shown the angle where an observation is "
         "tan of one, which is far out of every scale near ±90°; as published they are shown tan"

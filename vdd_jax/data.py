@@ -36,12 +36,22 @@ class Scaler(NamedTuple):
     # `[O]` 0 or 1: 1 where the number is tan of an angle, in whose place 2/π of the angle is scaled
     # (mean 0 and std 1: the Fourier features of an angle have its period); None: nowhere
     tangents: jax.Array | None = None
+    # `[A]`, in the task's units, outside of which nobody acts; None: no such range
+    action_low: jax.Array | None = None
+    action_high: jax.Array | None = None
 
     def scale_action(self, action):
         return (action - self.action_mean) / self.action_std
 
     def unscale_action(self, action):
         return action * self.action_std + self.action_mean
+
+    def within_range(self, action):
+        """An action `[..., A]` in the task's units, each number brought to the nearer end of its
+        range where it is outside. NaN stays NaN."""
+        if self.action_low is None:
+            return action
+        return jnp.clip(action, self.action_low, self.action_high)
 
     def scale_observation(self, observation):
         return (self.as_angles(observation) - self.observation_mean) / self.observation_std
@@ -163,6 +173,7 @@ def _where_it_varies(values, width):
 def fit_trajectory_scaler(
     trajectories: list[Trajectory], kind: str = "standard", chunk: int = 1,
     tangents: tuple[int, ...] = (), hidden: tuple[int, ...] = (), alike: Alike = (),
+    clip_actions: bool = False,
 ) -> Scaler:
     """The scaler of trajectories: one mean and std per number, over all steps of all episodes.
 
@@ -172,6 +183,7 @@ def fit_trajectory_scaler(
       hidden: columns that networks are not shown.
       alike: things that exchange their numbers: each is scaled as the others alike (see
         `exchange.orders`).
+      clip_actions: whether policies act within the range of these actions.
 
     Raises:
       ValueError: when the data holds NaN or infinity, naming where, or has no such columns.
@@ -201,10 +213,11 @@ def fit_trajectory_scaler(
         scaler = scaler._replace(
             observation_std=jnp.where(is_hidden, HIDDEN, scaler.observation_std),
             step_std=jnp.where(is_hidden, HIDDEN, scaler.step_std))
-    return scaler._replace(
-        action_mean=jnp.tile(scaler.action_mean, chunk),
-        action_std=jnp.tile(scaler.action_std, chunk),
-    )
+    if clip_actions:
+        scaler = scaler._replace(action_low=actions.min(axis=0), action_high=actions.max(axis=0))
+    return scaler._replace(**{
+        name: jnp.tile(values, chunk) for name, values in scaler._asdict().items()
+        if name.startswith("action_") and values is not None})
 
 
 def encoded(frames: np.ndarray | Frames, encode, rows: np.ndarray | None = None) -> jax.Array:

@@ -12,7 +12,8 @@ the units of the data (`numpy.savez`):
     observation_mean, observation_std   [O]
     action_mean, action_std             [A]  where actions were scaled to mean 0, std 1
     action_min, action_max              [A]  where they were scaled to [−1, 1]; of a DDPM also the
-                                             bounds to which its sampler clips
+                                             bounds to which its sampler clips, and of any
+                                             teacher the range within which policies act
     step_std                            [O]  if wanted: spread of the change from one observation to
                                              the next, for students with history='differences'
 
@@ -155,8 +156,10 @@ def read_scaler(file: Path, published: Published) -> tuple[Scaler, float]:
     low, high = found.get("action_min"), found.get("action_max")
     if low is not None and high is not None and (low > high).any():
         raise NotImported(f"action_min of {file} is above action_max")
+    within = {} if low is None or high is None else {"action_low": low, "action_high": high}
     if not published.scaled:
-        return identity(published), float(np.max(np.abs([low, high])))
+        scaler = identity(published)._replace(**within)
+        return _float32(scaler), float(np.max(np.abs([low, high])))
     if published.range_of_actions:
         mean, std = (low + high) / 2, (high - low) / 2
     else:
@@ -165,11 +168,15 @@ def read_scaler(file: Path, published: Published) -> tuple[Scaler, float]:
     if any((v < 0).any() for v in spreads):
         raise NotImported(f"a standard deviation of {file} is below 0")
     std, observation_std, step_std = (np.where(v > 1e-8, v, 1.0) for v in spreads)
-    scaler = Scaler(mean, std, found["observation_mean"], observation_std, step_std)
+    scaler = Scaler(mean, std, found["observation_mean"], observation_std, step_std, **within)
     bound = 0.0
     if published.clips and low is not None and high is not None:
         bound = float(np.max(np.abs([(low - mean) / std, (high - mean) / std])))
-    return jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), scaler), bound
+    return _float32(scaler), bound
+
+
+def _float32(scaler: Scaler) -> Scaler:
+    return jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), scaler)
 
 
 def _write(config: ConfigDict, published: Published, scaler: Scaler, about: dict, out: Path):

@@ -360,7 +360,8 @@ class NumpyPolicy:
     def act(self, observation, rng: np.random.Generator, how: str | None = None):
         """An action: the mean of an expert drawn from the gating ('sampled_mean'), that of the
         likeliest ('most_likely_mean'), or a 'sample'; None: as the policy's `acting` says. Experts
-        below the policy's `min_weight` are not drawn."""
+        below the policy's `min_weight` are not drawn. It is within the range of the demonstrated
+        actions, where the file has one."""
         how = how or self.acting
         if how not in ACTING:
             raise ValueError(f"how is one of {', '.join(ACTING)}, not {how!r}")
@@ -376,6 +377,8 @@ class NumpyPolicy:
             for z in np.unique(expert):
                 mine = expert == z
                 action[mine] = self._action(features[mine], z, rng, how)
+        if "action_low" in self.scaler:
+            action = np.clip(action, self.scaler["action_low"], self.scaler["action_high"])
         return action.reshape(*batch, *self._action_shape())
 
     def log_prob(self, observation, action) -> np.ndarray:

@@ -81,8 +81,9 @@ class Policy:
 
     def act(self, observation, key: jax.Array, how: str | None = None) -> jax.Array:
         """An action `[..., A]` or `[..., H, A]`; `how` as in `core.mixture.act`, None: as the
-        policy's `acting` says. Experts below the policy's `min_weight` are not drawn; every other
-        method is of the whole q(a|s)."""
+        policy's `acting` says. Experts below the policy's `min_weight` are not drawn, and the
+        action is within the range of the demonstrated ones (see `config.task.clip_actions`); every
+        other method is of the whole q(a|s)."""
         return _act(self, checked(self, observation), key, how or self.acting)
 
     def sample(self, observation, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -131,7 +132,8 @@ def _act(policy: Policy, observation, key, how):
         # q, and runs once what both passes share
         expert = mixtures.draw(q.log_weights, key, policy.min_weight).reshape(())
         q, how = _mixture(policy, observation, expert), "most_likely_mean"
-    return as_chunk(policy, mixtures.act(q, key, how, policy.min_weight))
+    action = mixtures.act(q, key, how, policy.min_weight)
+    return as_chunk(policy, policy.scaler.within_range(action))
 
 
 @functools.partial(jax.jit, static_argnames="shape")

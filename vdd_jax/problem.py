@@ -111,7 +111,8 @@ def data(config: ConfigDict, scaler: Scaler | None = None, encoder: Callable = e
         if scaler is None:
             tangents = spec(config).tangents if task.angles else ()
             scaler = fit_trajectory_scaler(train, task.scaler, task.chunk, tangents,
-                                           tuple(task.hidden), alike(config))
+                                           tuple(task.hidden), alike(config),
+                                           task.clip_actions)
         cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
                                 goal_length=task.goal_length, goal=task.goal, encoder=encoder)
         return Data(spec(config), cut(train), cut(held_out), scaler, about)

@@ -49,8 +49,11 @@ class SampledPolicy:
                 f"window={self.window}, chunk={self.chunk}, {size:,} parameters)")
 
     def act(self, observation, key: jax.Array) -> jax.Array:
-        """An action `[..., A]` or `[..., H, A]`."""
-        return self.sample(observation, key)
+        """An action `[..., A]` or `[..., H, A]`: a sample, within the range of the demonstrated
+        actions (see `config.task.clip_actions`)."""
+        action = self.sample(observation, key)
+        flat = action.reshape(*action.shape[:-2], -1) if self.chunk > 1 else action
+        return self.scaler.within_range(flat).reshape(action.shape)
 
     def sample(self, observation, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Actions, `shape + [..., A]`, or `shape + [..., H, A]`."""
