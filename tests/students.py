@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from tiny_config import tiny, tiny_avoiding
 
 from vdd_jax import problem
-from vdd_jax.data import Scaler
+from vdd_jax.data import Scaler, difference_matrix
 from vdd_jax.policy import Policy, _sizes
 
 
@@ -28,6 +28,8 @@ def configs() -> dict[str, ConfigDict]:
             **{**small, **goal}, task__chunk=2, student__history="absolute", student__fourier=0),
         "independent": tiny_avoiding(**small, student__independent=True, task__goal_length=1),
         "independent toy": tiny(student__independent=True, student__activation="relu"),
+        "relative": tiny_avoiding(**small, task__name="pushing", task__relative=True,
+                                  task__window=2, student__fourier=2),
         "diagonal": tiny_avoiding(
             **small, student__covariance="diagonal", student__gating="uniform",
             student__history="absolute", student__activation="tanh"),
@@ -40,7 +42,11 @@ def student(config: ConfigDict) -> Policy:
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), example.observation)["params"])
     spec, rng = problem.spec(config), np.random.default_rng(0)
     a, o = example.action.shape[-1], spec.observation_dim
+    relative = problem.relative(config)
+    r = o + len(relative)
     scaler = Scaler(*(jnp.asarray(rng.uniform(*bounds, size), jnp.float32) for bounds, size in (
-        ((-1, 1), a), ((0.5, 2), a), ((-1, 1), o), ((0.5, 2), o), ((0.1, 0.3), o))))
+        ((-1, 1), a), ((0.5, 2), a), ((-1, 1), r), ((0.5, 2), r), ((0.1, 0.3), r))))
+    if relative:
+        scaler = scaler._replace(relative=difference_matrix(relative, o))
     return Policy(randomised(shapes, 0.3), scaler, model.apply, apply_one=model.apply_one,
                   min_weight=config.policy.min_weight, **_sizes(config))

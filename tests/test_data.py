@@ -301,6 +301,53 @@ def test_hidden_numbers_are_not_shown(kind):
                                atol=1e-5)
 
 
+def test_differences_are_shown_behind_an_observation():
+    """Of the numbers that are named, with a scale of their own, in windows, steps and goals; what
+    comes back is the observation; without them nothing is changed."""
+    trajectories = episodes(9)
+    raw = np.concatenate([t.observations for t in trajectories])
+    plain = fit_trajectory_scaler(trajectories)
+    scaler = fit_trajectory_scaler(trajectories, relative=((2, 0), (1, 2)))
+    assert (plain.observation_dim, scaler.observation_dim) == (3, 3)
+    differences = np.stack([raw[:, 2] - raw[:, 0], raw[:, 1] - raw[:, 2]], -1)
+    np.testing.assert_allclose(scaler.shown(raw), np.concatenate([raw, differences], -1),
+                               rtol=1e-6, atol=1e-6)
+    seen = scaler.scale_observation(raw)
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(seen.std(0), 1, rtol=1e-4)
+    np.testing.assert_allclose(seen[:, :3], plain.scale_observation(raw), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scaler.unscale_observation(seen), raw, rtol=1e-5, atol=1e-5)
+    found, without = (windows(trajectories, s, 3, goal_length=2).observation
+                      for s in (scaler, plain))
+    for name in ("observations", "steps", "goal"):
+        shown = getattr(found, name)
+        np.testing.assert_allclose(shown[..., :3], getattr(without, name), rtol=1e-5, atol=1e-6)
+    one, two = (differences[:-1] - differences[1:])[:2] / -scaler.step_std[3:]
+    np.testing.assert_allclose(found.steps[2, -2:, 3:], [one, two], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found.observations[0, -1, 3:],
+        (differences[0] - scaler.observation_mean[3:]) / scaler.observation_std[3:], rtol=1e-4)
+
+
+def test_a_difference_with_a_hidden_number_is_hidden():
+    """It would show it."""
+    scaler = fit_trajectory_scaler(episodes(9), relative=((2, 0), (1, 0)), hidden=(2,))
+    seen = np.abs(scaler.scale_observation(episodes(9)[0].observations))
+    assert (seen[:, [2, 3]] < 1e-15).all() and (seen[:, [0, 1, 4]].max(0) > 0.1).all()
+
+
+def test_a_tangent_beside_differences():
+    """The angle is shown; differences are of what an observation has."""
+    episode = episodes(9)[0]
+    scaler = fit_trajectory_scaler([episode], tangents=(1,), relative=((2, 0),))
+    found = scaler.scale_observation(episode.observations)
+    np.testing.assert_allclose(found[:, 1], np.arctan(episode.observations[:, 1]) * 2 / np.pi,
+                               rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scaler.unscale_observation(found), episode.observations, rtol=1e-4,
+                               atol=1e-5)
+    assert abs(float(found[:, 3].std()) - 1) < 1e-4
+
+
 def test_a_hidden_number_that_is_not_there():
     """Is refused with the numbers there are."""
     with pytest.raises(ValueError, match="config.task.hidden names 3, .* the numbers 0 to 2"):

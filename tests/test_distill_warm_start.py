@@ -134,6 +134,23 @@ def test_the_teachers_actions_belong_to_the_states_they_stand_beside():
             getattr(found.observation, name)[6:12], getattr(given, name))
 
 
+def test_fewer_actions_of_the_teacher_than_there_are_states():
+    """Each at a state of its own, drawn anew with another key."""
+    task = fake_task(rows=40)
+    config = tiny(distill__teacher_actions=12).distill
+    kept = []
+    for seed in (0, 1):
+        found = distill.teachers_actions(config, task, jax.random.key(seed))
+        seen = np.asarray(found.observation.observations)
+        assert found.action.shape == (12, 2)
+        np.testing.assert_allclose(found.action[:, 0], seen[:, -1, 0], atol=1e-5)
+        given = np.asarray(task.data.observation.observations)
+        rows = [int(np.flatnonzero((given == window).all((1, 2)))[0]) for window in seen]
+        assert len({*rows}) == 12
+        kept.append({*rows})
+    assert kept[0] != kept[1]
+
+
 @pytest.mark.parametrize(("asked", "steps"), [(0, 3), (7, 7)])
 def test_the_teachers_actions_take_as_many_steps_as_asked(asked, steps, monkeypatch):
     """As many as the teacher acts with, or `actions_steps`; the teacher's own stay as they are."""

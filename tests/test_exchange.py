@@ -34,6 +34,22 @@ def test_rotations_bring_each_to_every_place():
     assert exchange.rotations((), 3).tolist() == [[0, 1, 2]]
 
 
+def test_differences_go_with_their_thing():
+    """After an exchange they are still those of the numbers before them."""
+    relative = ((1, 0), (2, 0), (3, 0), (4, 0), (6, 0), (8, 0))
+    found = exchange.with_differences(BOXES, relative, 9)
+    assert found == (((1, 2, 9, 10), (3, 4, 11, 12)), ((5,), (6, 13), (7,)))
+    boxes = found[:1]  # of the other kind not every one has a difference
+    scaler = fit_trajectory_scaler(
+        [Trajectory(np.random.default_rng(0).normal(size=(30, 9)).astype(np.float32),
+                    np.zeros((30, 2), np.float32))], alike=boxes, relative=relative)
+    seen = np.asarray(scaler.scale_observation(np.random.default_rng(1).normal(size=(50, 9))))
+    for order in exchange.orders(boxes, 15):
+        raw = scaler.unscale_observation(seen[:, order])
+        np.testing.assert_allclose(scaler.scale_observation(raw), seen[:, order], rtol=1e-3,
+                                   atol=1e-5)
+
+
 def data(goal_length=0):
     """Windows of three observations of nine random numbers."""
     rng = np.random.default_rng(0)

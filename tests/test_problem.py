@@ -306,6 +306,29 @@ def test_nothing_alike_is_told():
             problem.alike(config)
 
 
+def test_places_as_seen_from_elsewhere(monkeypatch):
+    """Where the task says what they are, and the key that they are shown: shapes of data, examples
+    and networks agree, boxes take theirs along, and a teacher of the other kind is refused."""
+    config = tiny_avoiding(task__window=2, task__goal_length=1)
+    config.task.relative = True
+    with pytest.raises(problem.DataError, match="avoiding .* is for block_push, pushing, al"):
+        problem.data(config)
+    monkeypatch.setattr(avoiding, "SPEC", avoiding.SPEC._replace(relative=((2, 0), (3, 1))))
+    found, plain = problem.data(config), tiny_avoiding(task__window=2, task__goal_length=1)
+    shapes = jax.tree.map(lambda v: (v.shape[1:], v.dtype), found.train)
+    assert jax.tree.map(lambda v: (v.shape[1:], v.dtype), problem.example(config)) == shapes
+    seen = found.train.observation
+    assert seen.observations.shape[1:] == seen.steps.shape[1:] == (2, 6)
+    raw = np.asarray(found.scaler.unscale_observation(seen.observations))
+    np.testing.assert_allclose(found.scaler.shown(raw)[..., 4:],
+                               raw[..., 2:] - raw[..., :2], rtol=1e-4, atol=1e-6)
+    for scaler, asked in ((found.scaler, plain), (problem.data(plain).scaler, config)):
+        with pytest.raises(problem.DataError, match="or its config.task.relative is"):
+            problem.data(asked, scaler)
+    config.task.update(name="sorting_4", exchange=True)
+    assert problem.alike(config)[1] == ((10, 11, 12, 20, 21), (13, 14, 15, 22, 23))
+
+
 def test_the_range_of_actions_is_the_demonstrations():
     """Of those that are trained on; none where the key says so, and none of an exact teacher."""
     config = tiny_avoiding()

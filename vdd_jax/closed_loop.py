@@ -36,7 +36,7 @@ def actor_of(config: ConfigDict, scaler: Scaler, act, goals=None):
         goal = None if goals is None else goals[jnp.arange(len(history)) % len(goals)]
         features = None
         if scaler.encode is not None:  # the simulator shows them behind the numbers
-            history, features = jnp.split(history, [len(scaler.observation_mean)], axis=-1)
+            history, features = jnp.split(history, [scaler.observation_dim], axis=-1)
         context = scaler.context(history, valid, past, goal, features=features)
         action = scaler.within_range(scaler.unscale_action(act(context, key)))
         return action.reshape(len(history), config.task.chunk, -1)

@@ -96,6 +96,11 @@ KEYS: dict[str, Key] = {
         False, "pushing, sorting, stacking: networks are shown the angle where an observation is "
         "tan of one, which is far out of every scale near ±90°; as published they are shown tan"
     ),
+    "task.relative": Key(
+        False, "planar tasks and stacking: networks are shown, besides, where boxes are as seen "
+        "from where the robot is commanded to be, and a target, where an observation has one, as "
+        "seen from its box"
+    ),
     "task.hidden": Key(
         (), "numbers of an observation that networks are not shown, by their positions from 0. "
         "From how far a robot is behind its command, (2, 3) of pushing and sorting, a policy can "
@@ -307,7 +312,8 @@ KEYS: dict[str, Key] = {
         **_one_of("demonstrations", "teacher"),
     ),
     "distill.teacher_actions": Key(
-        200_000, "actions = 'teacher': how many in all, K at each state (1 at least)",
+        200_000, "actions = 'teacher': how many in all, K at each state, or one at each of so many "
+        "states where there are more",
         **_at_least(1),
     ),
     "distill.actions_steps": Key(

@@ -36,6 +36,9 @@ class Scaler(NamedTuple):
     # `[O]` 0 or 1: 1 where the number is tan of an angle, in whose place 2/π of the angle is scaled
     # (mean 0 and std 1: the Fourier features of an angle have its period); None: nowhere
     tangents: jax.Array | None = None
+    # `[O, R]` of 0, 1 and −1: differences of numbers of an observation, which are shown behind
+    # them; `observation_mean`, `observation_std` and `step_std` are then `[O + R]`; None: R = 0
+    relative: jax.Array | None = None
     # `[A]`, in the task's units, outside of which nobody acts; None: no such range
     action_low: jax.Array | None = None
     action_high: jax.Array | None = None
@@ -54,16 +57,30 @@ class Scaler(NamedTuple):
         return jnp.clip(action, self.action_low, self.action_high)
 
     def scale_observation(self, observation):
-        return (self.as_angles(observation) - self.observation_mean) / self.observation_std
+        return (self.shown(observation) - self.observation_mean) / self.observation_std
 
-    def as_angles(self, observation):
-        """The observation with 2/π of an angle where it has the tangent of one."""
-        if self.tangents is None:
-            return observation
-        return jnp.where(self.tangents > 0, jnp.arctan(observation) * (2 / jnp.pi), observation)
+    @property
+    def observation_dim(self) -> int:
+        """O, of an observation in the task's units."""
+        return len(self.observation_mean if self.relative is None else self.relative)
+
+    def shown(self, observation):
+        """What networks are shown of observations `[..., O]`, not yet scaled: `[..., O + R]`. 2/π
+        of an angle where there is the tangent of one, and the differences."""
+        shown = observation
+        if self.tangents is not None:
+            angles = jnp.arctan(observation) * (2 / jnp.pi)
+            shown = jnp.where(self.tangents > 0, angles, observation)
+        if self.relative is None:
+            return shown
+        # whatever the precision of networks: of nearly equal numbers little else would be left
+        differences = jnp.matmul(observation, self.relative, precision=jax.lax.Precision.HIGHEST)
+        return jnp.concatenate([shown, differences], axis=-1)
 
     def unscale_observation(self, observation):
+        """Of what networks see of an observation, `[..., O + R]`, itself: `[..., O]`."""
         observation = observation * self.observation_std + self.observation_mean
+        observation = observation[..., : self.observation_dim]
         if self.tangents is None:
             return observation
         return jnp.where(self.tangents > 0, jnp.tan(observation * (jnp.pi / 2)), observation)
@@ -83,7 +100,7 @@ class Scaler(NamedTuple):
         """
         batch, size = observations.shape[:-2], observations.shape[-2]
         valid = jnp.ones((*batch, size), bool) if valid is None else jnp.asarray(valid, bool)
-        shown = self.as_angles(observations)
+        shown = self.shown(observations)
         change = jnp.diff(shown, axis=-2, prepend=shown[..., :1, :])
         made = valid & jnp.concatenate([jnp.zeros_like(valid[..., :1]), valid[..., :-1]], -1)
         if past_actions is None:
@@ -92,7 +109,7 @@ class Scaler(NamedTuple):
             a = past_actions.shape[-1]
             past = (past_actions - self.action_mean[:a]) / self.action_std[:a]
             past = past * valid[..., :-1, None]
-        goal = jnp.zeros((*batch, 0, observations.shape[-1])) if goal is None else (
+        goal = jnp.zeros((*batch, 0, shown.shape[-1])) if goal is None else (
             self.scale_observation(goal))
         seen = Context(
             self.scale_observation(observations), change / self.step_std * made[..., None],
@@ -173,7 +190,7 @@ def _where_it_varies(values, width):
 def fit_trajectory_scaler(
     trajectories: list[Trajectory], kind: str = "standard", chunk: int = 1,
     tangents: tuple[int, ...] = (), hidden: tuple[int, ...] = (), alike: Alike = (),
-    clip_actions: bool = False,
+    clip_actions: bool = False, relative: tuple[tuple[int, int], ...] = (),
 ) -> Scaler:
     """The scaler of trajectories: one mean and std per number, over all steps of all episodes.
 
@@ -181,9 +198,10 @@ def fit_trajectory_scaler(
       tangents: columns of the observations that are tan of an angle, to be shown as the angle.
         Near ±90° they are so large that their std tells nothing of the rest.
       hidden: columns that networks are not shown.
-      alike: things that exchange their numbers: each is scaled as the others alike (see
-        `exchange.orders`).
+      alike: things that exchange their numbers, of those that are shown: each is scaled as the
+        others alike (see `exchange.orders`).
       clip_actions: whether policies act within the range of these actions.
+      relative: (i, j) of the R differences, of number i less number j; hidden where either is.
 
     Raises:
       ValueError: when the data holds NaN or infinity, naming where, or has no such columns.
@@ -192,32 +210,43 @@ def fit_trajectory_scaler(
     if beyond := [i for i in hidden if i >= size]:
         raise ValueError(f"config.task.hidden names {beyond[0]}, but an observation has the "
                          f"numbers 0 to {size - 1}")
-    shown, columns = [np.array(t.observations) for t in trajectories], list(tangents)
-    for each in shown:
-        each[:, columns] = np.arctan(each[:, columns]) * (2 / np.pi)
-    actions = jnp.asarray(np.concatenate([t.actions for t in trajectories]))
-    steps = np.concatenate([np.diff(each, axis=0) for each in shown])
-    turns = rotations(alike, size)
-    shown, steps = (np.concatenate([values[:, turn] for turn in turns])
-                    for values in (np.concatenate(shown), steps))
-    scaler = fit_scaler(jnp.asarray(shown), actions, kind,
-                        jnp.asarray(steps) if len(steps) else None)
+    own = {"relative": difference_matrix(relative, size)} if relative else {}
     if tangents:
-        is_tangent = jnp.zeros_like(scaler.observation_std).at[jnp.asarray(columns)].set(1.0)
+        own["tangents"] = jnp.zeros(size).at[jnp.asarray(tangents)].set(1.0)
+    shown, actions = (np.concatenate([t[i] for t in trajectories]) for i in (0, 1))
+    shown = np.asarray(Scaler(*[jnp.zeros(0)] * 5, **own).shown(shown))
+    of_one_episode = np.ones(len(shown) - 1, bool)
+    of_one_episode[np.cumsum([len(t.actions) for t in trajectories])[:-1] - 1] = False
+    steps = np.diff(shown, axis=0)[of_one_episode]
+    turns = rotations(alike, size + len(relative))
+    shown, steps = (np.concatenate([values[:, turn] for turn in turns])
+                    for values in (shown, steps))
+    scaler = fit_scaler(jnp.asarray(shown), jnp.asarray(actions), kind,
+                        jnp.asarray(steps) if len(steps) else None)._replace(**own)
+    if tangents:
+        columns = jnp.asarray(tangents)
         scaler = scaler._replace(
-            observation_mean=jnp.where(is_tangent > 0, 0.0, scaler.observation_mean),
-            observation_std=jnp.where(is_tangent > 0, 1.0, scaler.observation_std),
-            tangents=is_tangent)
+            observation_mean=scaler.observation_mean.at[columns].set(0.0),
+            observation_std=scaler.observation_std.at[columns].set(1.0))
     if hidden:
-        is_hidden = jnp.zeros(size, bool).at[jnp.asarray(hidden)].set(True)
+        gone = [*hidden, *(size + r for r, pair in enumerate(relative) if {*pair} & {*hidden})]
+        columns = jnp.asarray(gone)
         scaler = scaler._replace(
-            observation_std=jnp.where(is_hidden, HIDDEN, scaler.observation_std),
-            step_std=jnp.where(is_hidden, HIDDEN, scaler.step_std))
+            observation_std=scaler.observation_std.at[columns].set(HIDDEN),
+            step_std=scaler.step_std.at[columns].set(HIDDEN))
     if clip_actions:
         scaler = scaler._replace(action_low=actions.min(axis=0), action_high=actions.max(axis=0))
     return scaler._replace(**{
         name: jnp.tile(values, chunk) for name, values in scaler._asdict().items()
         if name.startswith("action_") and values is not None})
+
+
+def difference_matrix(relative: tuple[tuple[int, int], ...], size: int) -> jax.Array:
+    """`Scaler.relative` of `TaskSpec.relative`: `[O, R]`, O = `size`."""
+    matrix = np.zeros((size, len(relative)), np.float32)
+    for column, (one, other) in enumerate(relative):
+        matrix[one, column], matrix[other, column] = 1, -1
+    return jnp.asarray(matrix)
 
 
 def encoded(frames: np.ndarray | Frames, encode, rows: np.ndarray | None = None) -> jax.Array:

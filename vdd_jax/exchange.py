@@ -27,6 +27,14 @@ def orders(alike: Alike, size: int) -> np.ndarray:
     return np.array(found)
 
 
+def with_differences(alike: Alike, relative: tuple[tuple[int, int], ...], size: int) -> Alike:
+    """The same where behind `size` numbers of an observation stand the differences of `relative`
+    (see `TaskSpec`): those of its numbers go with a thing."""
+    return tuple(tuple(
+        (*thing, *(size + r for r, (one, _) in enumerate(relative) if one in thing))
+        for thing in things) for things in alike)
+
+
 def rotations(alike: Alike, size: int) -> np.ndarray:
     """The fewest orders `[P, O]` in which each thing has had the place of every other alike one."""
     found = np.tile(np.arange(size), (max(map(len, alike), default=1), 1))

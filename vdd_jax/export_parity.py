@@ -66,9 +66,9 @@ def random_inputs(policy: Policy, batch: int, seed: int) -> Arrays:
     of them at an episode's start. Half a standard deviation from the mean: coordinates that go
     together in the demonstrations are independent here, and further out lies nothing."""
     rng = np.random.default_rng(seed)
-    mean, std, step = (np.asarray(getattr(policy.scaler, name)) for name in (
-        "observation_mean", "observation_std", "step_std"))
     o, t = policy.observation_dim, policy.window
+    mean, std, step = (np.asarray(getattr(policy.scaler, name))[:o] for name in (
+        "observation_mean", "observation_std", "step_std"))
     start = mean + 0.5 * std * rng.standard_normal((batch, o))
     if not t:
         return {"observation": start.astype(np.float32)}
@@ -106,7 +106,7 @@ def visited_inputs(policy: Policy, file: Path, batch: int, seed: int) -> Arrays 
         return None
     mean, std = (np.asarray(v) for v in (
         policy.scaler.observation_mean, policy.scaler.observation_std))
-    near = (np.abs(policy.scaler.as_angles(observations) - mean) <= FURTHEST * std).all(-1)
+    near = (np.abs(policy.scaler.shown(observations) - mean) <= FURTHEST * std).all(-1)
     before = np.arange(1 - policy.window, 1)
     rows = np.argwhere(made)
     rows = rows[near[rows[:, :1], np.maximum(rows[:, 1:] + before, 0)].all(-1)]

@@ -37,25 +37,31 @@ def with_teachers_trunk(config: ConfigDict, params: dict, task) -> dict:
 
 
 def teachers_actions(config: ConfigDict, task, key: jax.Array) -> Batch:
-    """The training states with actions of the teacher, K for each: data-free distillation.
+    """The training states with actions of the teacher, K for each, or so many states as actions
+    are asked for where there are more: data-free distillation.
 
     `config` is `config.distill` or `config.consistency`: `teacher_actions`, how many in all,
     `actions_steps` and `state_jitter`.
 
     Only the newest action is the teacher's; the past ones of a window stay the demonstrated ones.
     """
-    num = max(1, round(config.teacher_actions / len(task.data.action)))
+    data = task.data
+    if config.teacher_actions < len(data.action):
+        rows = jax.random.choice(jax.random.fold_in(key, 2), len(data.action),
+                                 (config.teacher_actions,), replace=False)
+        data = jax.tree.map(lambda v: v[rows], data)
+    num = max(1, round(config.teacher_actions / len(data.action)))
     chunk, settings = 4_096, ConfigDict(task.teacher_config.to_dict())
     settings.sampler.num_steps = config.actions_steps or settings.sampler.num_steps
     observation = jax.tree.map(
-        lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), task.data.observation)
+        lambda v: jnp.tile(v, (num, *(1,) * (v.ndim - 1))), data.observation)
     key, jitter_key = jax.random.split(key)
     moved = jitter(observation, config.state_jitter, jitter_key).observations
-    moved = moved.at[: len(task.data.action)].set(task.data.observation.observations)
+    moved = moved.at[: len(data.action)].set(data.observation.observations)
     observation = observation._replace(observations=moved)  # of each K the first is as it was
     sampled = jax.jit(lambda observation, key: teachers.sample(
         task.teacher, settings, observation, key,
-        (len(observation.valid),), task.data.action.shape[-1]))
+        (len(observation.valid),), data.action.shape[-1]))
     parts = []
     for i in range(0, len(moved), chunk):
         part = jax.tree.map(lambda v: v[i : i + chunk], observation)  # noqa: B023

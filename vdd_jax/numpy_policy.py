@@ -438,7 +438,7 @@ class NumpyPolicy:
         given = observation if isinstance(observation, History) else History(observation)
         seen = _checked(given.observations, (self.window, self.observation_dim), "observation")
         batch, valid, goal = seen.shape[:-2], given.valid, given.goal
-        seen = self._as_angles(seen.reshape(-1, *seen.shape[-2:]))
+        seen = self._shown(seen.reshape(-1, *seen.shape[-2:]))
         if valid is not None:
             valid = _checked(valid, (self.window,), "observation's valid").astype(bool)
             valid = np.broadcast_to(valid, (*batch, self.window)).reshape(-1, self.window)
@@ -450,7 +450,7 @@ class NumpyPolicy:
                                  f"of shape [..., {self.goal_length}, {self.observation_dim}]")
             shape = (self.goal_length, self.observation_dim)
             goal = np.broadcast_to(_checked(goal, shape, "goal"), (*batch, *shape))
-            goal = self._scaled(self._as_angles(goal.reshape(-1, *shape)))
+            goal = self._scaled(self._shown(goal.reshape(-1, *shape)))
         elif goal is not None:
             raise ValueError("this policy has no goal; leave it out")
         steps = None
@@ -469,12 +469,15 @@ class NumpyPolicy:
     def _scaled(self, observations):
         return (observations - self.scaler["observation_mean"]) / self.scaler["observation_std"]
 
-    def _as_angles(self, observations):
-        """`Scaler.as_angles`."""
-        if "tangents" not in self.scaler:
-            return observations
-        angles = np.arctan(observations) * np.float32(2 / np.pi)
-        return np.where(self.scaler["tangents"] > 0, angles, observations)
+    def _shown(self, observations):
+        """`Scaler.shown`."""
+        shown = observations
+        if "tangents" in self.scaler:
+            angles = np.arctan(observations) * np.float32(2 / np.pi)
+            shown = np.where(self.scaler["tangents"] > 0, angles, observations)
+        if "relative" in self.scaler:
+            shown = np.concatenate([shown, observations @ self.scaler["relative"]], axis=-1)
+        return shown
 
     def _flat(self, seen, steps, valid, goal):
         """models/features.py, `flat`: `[B, F]`."""

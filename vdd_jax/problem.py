@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, sharding, teachers
+from vdd_jax import checkpoint, exchange, sharding, teachers
 from vdd_jax import config as config_lib
 from vdd_jax.checkpoint import CheckpointError, Checkpoints
 from vdd_jax.data import Scaler, encoded, fit_scaler, fit_trajectory_scaler, windows
@@ -64,8 +64,30 @@ def stage_key(config: ConfigDict, stage: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), RANDOM.index(stage))
 
 
+def relative(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """What networks are shown from where: nothing, unless `config.task.relative` says so.
+
+    Raises:
+      DataError: it says so of a task that does not say where things are.
+    """
+    if not config.task.relative:
+        return ()
+    if not spec(config).relative:
+        able = ", ".join(name for name, task in TASKS.items()
+                         if hasattr(task, "SPEC") and task.SPEC.relative)
+        raise DataError(f"config.task.relative is on, but what an observation of "
+                        f"{config.task.name} says of places is not known; it is for {able}")
+    return spec(config).relative
+
+
+def shown_dim(config: ConfigDict) -> int:
+    """O + R, how many numbers networks are shown of an observation, but for images."""
+    return spec(config).observation_dim + len(relative(config))
+
+
 def alike(config: ConfigDict) -> Alike:
-    """What exchanges its numbers in training: nothing, unless `config.task.exchange` says so.
+    """What exchanges its numbers in training, of all that are shown: nothing, unless
+    `config.task.exchange` says so.
 
     Raises:
       DataError: it says so of a task in which nothing is alike.
@@ -75,7 +97,8 @@ def alike(config: ConfigDict) -> Alike:
     if not spec(config).alike:
         raise DataError(f"config.task.exchange is on, but nothing in an observation of "
                         f"{config.task.name} is alike; it is for sorting_4 and sorting_6")
-    return spec(config).alike
+    return exchange.with_differences(
+        spec(config).alike, relative(config), spec(config).observation_dim)
 
 
 def with_sizes(config: ConfigDict) -> ConfigDict:
@@ -112,7 +135,12 @@ def data(config: ConfigDict, scaler: Scaler | None = None, encoder: Callable = e
             tangents = spec(config).tangents if task.angles else ()
             scaler = fit_trajectory_scaler(train, task.scaler, task.chunk, tangents,
                                            tuple(task.hidden), alike(config),
-                                           task.clip_actions)
+                                           task.clip_actions, relative(config))
+        elif scaler.observation_mean.shape[-1] != shown_dim(config):
+            raise ValueError(
+                f"the teacher is shown {scaler.observation_mean.shape[-1]} numbers of an "
+                f"observation, here there would be {shown_dim(config)}; its observations are "
+                "others, or its config.task.relative is")
         cut = functools.partial(windows, scaler=scaler, window=task.window, chunk=task.chunk,
                                 goal_length=task.goal_length, goal=task.goal, encoder=encoder)
         return Data(spec(config), cut(train), cut(held_out), scaler, about)
@@ -293,7 +321,8 @@ def _encode(settings: ConfigDict, params) -> jax.tree_util.Partial:
 def _check_same_task(settings: ConfigDict, config: ConfigDict, directory: Path) -> None:
     """The teacher's task is that of `config`: name, sizes, window, chunk, goal, and the names of
     what is observed and done, where both say them."""
-    for key in ("name", "window", "chunk", "goal_length", "observation_keys", "action_keys"):
+    for key in ("name", "window", "chunk", "goal_length", "relative", "observation_keys",
+                "action_keys"):
         theirs, ours = settings.task[key], config.task[key]
         if key.endswith("_keys"):
             theirs, ours = tuple(theirs), tuple(ours)
@@ -330,10 +359,10 @@ def example(config: ConfigDict, seen: bool = True) -> Batch:
     action = jnp.zeros((1, sizes.action_dim * task.chunk))
     if is_analytic(config):
         return Batch(jnp.zeros((1, sizes.observation_dim)), action)
-    steps = jnp.zeros((1, task.window, sizes.observation_dim))
+    steps = jnp.zeros((1, task.window, shown_dim(config)))
     context = Context(steps, steps, jnp.ones((1, task.window), bool),
                       jnp.zeros((1, task.window - 1, sizes.action_dim)),
-                      jnp.zeros((1, task.goal_length, sizes.observation_dim)))
+                      jnp.zeros((1, task.goal_length, shown_dim(config))))
     if sizes.images:
         images = jnp.zeros((1, task.window, *sizes.images), jnp.uint8)
         features = jnp.zeros((1, task.window, sizes.images[0] * config.teacher.vision.width))

@@ -59,6 +59,8 @@ class TaskSpec(NamedTuple):
     tangents: tuple[int, ...] = ()  # columns of an observation that are tan of an angle
     images: tuple[int, ...] = ()  # (C, S, S, 3), seen beside an observation; (): none
     alike: Alike = ()  # what may exchange its numbers in an observation, see `exchange.orders`
+    # (i, j): where number i is, as seen from number j; what networks may be shown besides
+    relative: tuple[tuple[int, int], ...] = ()
 
 
 class Context(NamedTuple):

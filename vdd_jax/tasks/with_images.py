@@ -36,7 +36,7 @@ class WithImages:
     def __init__(self, name: str, task, robot: int, episodes_per_context: int):
         self.name, self._task, self._each = name, task, episodes_per_context
         self.SPEC = task.SPEC._replace(name=name, observation_dim=robot, images=IMAGES,
-                                       tangents=(), alike=())
+                                       tangents=(), alike=(), relative=())
         self.SIMULATOR = f"{task.SIMULATOR}, seen by two cameras"
         self.RULES = task.RULES._replace(observe=lambda world: task.RULES.observe(world)[:, :robot])
         self.begin, self.draw_contexts = task.begin, task.draw_contexts

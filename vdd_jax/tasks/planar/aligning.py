@@ -32,7 +32,8 @@ __all__ = ["COMPILED", "DEMONSTRATOR", "RULES", "SIMULATOR", "SPEC", "Episodes",
 
 EPISODES_PER_CONTEXT = 8
 SPEC = TaskSpec("aligning", observation_dim=20, action_dim=3, num_modes=NUM_MODES,
-                episode_limit=EPISODE_LIMIT, control_hz=1000 / 35)
+                episode_limit=EPISODE_LIMIT, control_hz=1000 / 35,
+                relative=((6, 0), (7, 1), (13, 6), (14, 7)))  # box from rod, target from box
 SIMULATOR = "re-created Aligning of vdd_jax (MuJoCo, rod on servos)"
 
 

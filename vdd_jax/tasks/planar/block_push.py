@@ -44,7 +44,8 @@ MIN_BLOCK_DISTANCE = 0.1  # along x
 TARGETS = ((0.28, 0.2), (0.52, 0.2))
 TARGET_NOISE = (0.005, 0.0075)  # half widths
 SPEC = TaskSpec("block_push", observation_dim=10, action_dim=2, num_modes=NUM_MODES,
-                episode_limit=EPISODE_LIMIT, control_hz=10.0)
+                episode_limit=EPISODE_LIMIT, control_hz=10.0,
+                relative=((0, 8), (1, 9), (3, 8), (4, 9)))
 SIMULATOR = "re-created block push of vdd_jax (MuJoCo, rod on servos)"
 SCENE = Scene(
     boxes=(cube("block", HALF, 0.01, "1 0 0 1", friction=0.5, rod_friction=0.5),

@@ -42,6 +42,11 @@ def observe_flat(world: World) -> np.ndarray:
     return np.concatenate([world.desired, world.tcp, boxes.reshape(len(boxes), -1)], -1)
 
 
+def relative_flat(num_boxes: int) -> tuple[tuple[int, int], ...]:
+    """Of such an observation: each box's xy from the desired one, see `TaskSpec.relative`."""
+    return tuple((4 + 3 * k + i, i) for k in range(num_boxes) for i in (0, 1))
+
+
 def draw_poses(rng: np.random.Generator, num: int, areas) -> np.ndarray:
     """Contexts of K poses, each within its area and turned by up to ±90°, `[C, K, 3]` x, y, yaw.
 

@@ -30,7 +30,8 @@ START = (0.525, -0.28)
 TARGETS = ((0.42, 0.3, 0.0), (0.63, 0.3, 0.0))  # red, green
 AREAS = (((0.4, -0.15), (0.5, 0.0)), ((0.55, -0.15), (0.65, 0.0)))  # where red and green start
 SPEC = TaskSpec("pushing", observation_dim=10, action_dim=2, num_modes=NUM_MODES,
-                episode_limit=EPISODE_LIMIT, control_hz=1000 / 35, tangents=(6, 9))
+                episode_limit=EPISODE_LIMIT, control_hz=1000 / 35, tangents=(6, 9),
+                relative=d3il.relative_flat(2))
 SIMULATOR = "re-created Pushing of vdd_jax (MuJoCo, rod on servos)"
 SCENE = d3il.flat_scene([cube("red", d3il.BOX_HALF, d3il.BOX_MASS, "1 0 0 1"),
                          cube("green", d3il.BOX_HALF, d3il.BOX_MASS, "0 1 0 1")])

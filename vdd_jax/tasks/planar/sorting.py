@@ -172,7 +172,8 @@ class Sorting:
         self.SPEC = TaskSpec(
             self.name, observation_dim=4 + 3 * num_boxes, action_dim=2, num_modes=self.NUM_MODES,
             episode_limit=self.EPISODE_LIMIT, control_hz=1000 / 35,
-            tangents=tuple(range(6, 4 + 3 * num_boxes, 3)), alike=alike(num_boxes))
+            tangents=tuple(range(6, 4 + 3 * num_boxes, 3)), alike=alike(num_boxes),
+            relative=d3il.relative_flat(num_boxes))
         self.RULES = Rules(self.SCENE, self.EPISODE_LIMIT, d3il.observe_flat, inside, solved, mode,
                            sees_before_physics=True)
         self.DEMONSTRATOR = recording.Demonstrator(

@@ -42,7 +42,8 @@ __all__ = ["COMPILED", "DEMONSTRATOR", "RULES", "SIMULATOR", "SPEC", "Episodes",
 
 EPISODES_PER_CONTEXT = 18
 SPEC = TaskSpec("stacking", observation_dim=17, action_dim=5, num_modes=NUM_MODES,
-                episode_limit=EPISODE_LIMIT, control_hz=1000 / 30, tangents=(8, 12, 16))
+                episode_limit=EPISODE_LIMIT, control_hz=1000 / 30, tangents=(8, 12, 16),
+                relative=tuple((5 + 4 * k + i, i) for k in range(NUM_BOXES) for i in range(3)))
 SIMULATOR = "re-created Stacking of vdd_jax (MuJoCo, hand on a gantry)"
 
 
