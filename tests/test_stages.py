@@ -8,9 +8,10 @@ import pytest
 from tiny_config import tiny, tiny_avoiding
 
 from vdd_jax import config as config_lib
-from vdd_jax import exchange, policy, problem, stages
+from vdd_jax import exchange, export, numpy_policy, policy, problem, stages
 from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.stages import WorkdirError
+from vdd_jax.tasks import avoiding
 
 pytest_plugins = "smoke_run"
 
@@ -226,3 +227,24 @@ def test_stages_have_keys_of_their_own_and_exchange_what_is_alike(tmp_path, monk
     assert {*moved} == {"train_teacher", "distill", "consistency"}
     std = problem.data(tiny_avoiding(**small)).scaler.observation_std
     np.testing.assert_allclose(std[:2], std[2:], rtol=1e-5)
+
+
+def test_a_run_that_is_shown_places_from_elsewhere(tmp_path, monkeypatch):
+    """From demonstrations to a policy of the task's own observations, and to its file for NumPy;
+    a teacher that is not shown them is refused."""
+    monkeypatch.setattr(avoiding, "SPEC", avoiding.SPEC._replace(relative=((2, 0), (3, 1))))
+    small = dict(teacher__num_iterations=4, distill__num_iterations=4, distill__reallocations=0,
+                 run__steps_per_dispatch=4)
+    config = tiny_avoiding(stages=("train_teacher", "distill", "evaluate"), task__relative=True,
+                           **small)
+    stages.run(config, tmp_path / "a")
+    found = policy.load(tmp_path / "a")
+    assert found.scaler.relative.shape == (4, 2) and found.observation_dim == 4
+    window = np.random.default_rng(0).normal(size=(5, found.window, 4)).astype(np.float32)
+    assert np.isfinite(found.log_prob(window, found.sample(window, jax.random.key(0)))).all()
+    ours = numpy_policy.NumpyPolicy(*export.numpy_content(found))
+    np.testing.assert_allclose(ours.mixture(window).means, found.mixture(window).means,
+                               rtol=1e-4, atol=1e-5)
+    with pytest.raises(CheckpointError, match="config.task.relative = True, but it is False"):
+        stages.run(tiny_avoiding(stages=("distill",), teacher__workdir=str(tmp_path / "a"),
+                                 **small), tmp_path / "b")

@@ -56,7 +56,8 @@ def evaluate(
     episode_key, sample_key = jax.random.split(problem.stage_key(config, "evaluate"))
     goals = problem.goals(config)
     simulated = hasattr(simulator, "rollout")
-    window = problem.example(config).observation.observations.shape[1:]
+    steps, shown = problem.example(config).observation.observations.shape[1:]
+    window = steps, shown - len(problem.relative(config))  # as the simulator gives it
     episodes, reference = {}, open_loop.reference(task, sample_key)
 
     def drive(name: str, way: Way, timed: bool) -> dict:
