@@ -77,10 +77,10 @@ def _integrate(denoise, y, start, end, num_steps):
 
     def field(y, log_r):
         at = functools.partial(denoise, r=jnp.exp(log_r))
-        # rows do not see each other: one direction is pushed through all of them at once
-        clean, columns = jax.vmap(
-            lambda d: jax.jvp(at, (y,), (d,)), out_axes=(None, 0))(directions)
-        return y - clean, a - jnp.einsum("i...i->...", columns)
+        clean, pull_back = jax.vjp(at, y)
+        # rows do not see each other: one direction is pulled back through all of them at once
+        rows, = jax.vmap(pull_back)(directions)
+        return y - clean, a - jnp.einsum("i...i->...", rows)
 
     first = jnp.log(start)
     h = (jnp.log(end) - first) / num_steps

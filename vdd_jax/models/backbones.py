@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike as DType
 
+from vdd_jax.models.products import Dense
+
 ACTIVATIONS = {
     "gelu": nn.gelu,
     "mish": jax.nn.mish,
@@ -28,7 +30,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x):
         for _ in range(self.depth):
-            x = ACTIVATIONS[self.activation](nn.Dense(self.width, dtype=self.dtype)(x))
+            x = ACTIVATIONS[self.activation](Dense(self.width, dtype=self.dtype)(x))
         return x
 
 
@@ -45,10 +47,10 @@ class ResidualMLP(nn.Module):
         act = ACTIVATIONS[self.activation]
         if self.depth == 0:
             return x
-        x = nn.Dense(self.width, dtype=self.dtype)(x)
+        x = Dense(self.width, dtype=self.dtype)(x)
         for _ in range(self.depth):
-            h = nn.Dense(self.width, dtype=self.dtype)(act(x))
-            x = x + nn.Dense(self.width, dtype=self.dtype)(act(h))
+            h = Dense(self.width, dtype=self.dtype)(act(x))
+            x = x + Dense(self.width, dtype=self.dtype)(act(h))
         return act(x)
 
 

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike as DType
 from vdd_jax.core import schedules
 from vdd_jax.models import features, vision
 from vdd_jax.models.backbones import ACTIVATIONS
+from vdd_jax.models.products import Dense
 from vdd_jax.models.seeing import Seeing
 from vdd_jax.models.transformer import StateTokens, Transformer, gelu
 from vdd_jax.types import Batch, Context, Observation
@@ -38,7 +39,7 @@ class MLPDenoiser(nn.Module):
 
     def setup(self):
         def layer():
-            return nn.Dense(self.width, dtype=self.dtype)
+            return Dense(self.width, dtype=self.dtype)
 
         def blocks(n):
             return [(layer(), layer()) for _ in range(n)]
@@ -46,10 +47,10 @@ class MLPDenoiser(nn.Module):
         self.first = layer()
         self.encoder = blocks(self.encoder_depth)
         self.from_code, self.from_action, self.from_noise = (layer() for _ in range(3))
-        self.from_end = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros,
+        self.from_end = Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros,
                                  dtype=self.dtype)
         self.body = blocks(self.depth)
-        self.last = nn.Dense(self.action_dim, kernel_init=nn.initializers.zeros, dtype=self.dtype)
+        self.last = Dense(self.action_dim, kernel_init=nn.initializers.zeros, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
     def _residual(self, x, blocks, train):
@@ -102,16 +103,16 @@ class TransformerDenoiser(nn.Module):
     def setup(self):
         self.states = StateTokens(self.width, self.history, self.fourier, dtype=self.dtype,
                                   places=self.positions)
-        self.actions = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
-        self.level = nn.Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
-        self.level_hidden = nn.Dense(2 * self.width, kernel_init=_NORMAL, dtype=self.dtype)
-        self.end = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros,
+        self.actions = Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
+        self.level = Dense(self.width, kernel_init=_NORMAL, dtype=self.dtype)
+        self.level_hidden = Dense(2 * self.width, kernel_init=_NORMAL, dtype=self.dtype)
+        self.end = Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros,
                             dtype=self.dtype)
         self.transformer = Transformer(
             self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype,
             self.gelu, self.fused)
-        self.hidden = nn.Dense(self.head_width, kernel_init=_NORMAL, dtype=self.dtype)
-        self.last = nn.Dense(self.action_dim, kernel_init=_NORMAL, dtype=self.dtype)
+        self.hidden = Dense(self.head_width, kernel_init=_NORMAL, dtype=self.dtype)
+        self.last = Dense(self.action_dim, kernel_init=_NORMAL, dtype=self.dtype)
 
     def _opening(self, noise, context: Context, end=None):
         """Tokens [σ, goal…] `[..., 1 + G, D]` and of the states `[..., T, D]`, and the position

@@ -21,6 +21,7 @@ from vdd_jax.core import gaussian
 from vdd_jax.core.mixture import Mixture
 from vdd_jax.models import features as feature_lib
 from vdd_jax.models.backbones import BACKBONES, wide
+from vdd_jax.models.products import Dense
 from vdd_jax.models.transformer import ContextTransformer
 from vdd_jax.types import Context
 
@@ -48,12 +49,12 @@ class Expert(nn.Module):
         h = self.body(features)
         # A small kernel on the last layer alone: experts start at their biases, spread out.
         small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
-        mean = nn.Dense(
+        mean = Dense(
             self.action_dim, kernel_init=small, bias_init=_uniform_bias(self.init_spread),
             name="mean", dtype=self.dtype,
         )(h)
         num_off = self.action_dim * (self.action_dim - 1) // 2 if self.full else 0
-        scale = nn.Dense(
+        scale = Dense(
             self.action_dim + num_off, kernel_init=small, name="scale", dtype=self.dtype)(h)
         # means, factors and weights are not bfloat16 whatever the layers compute in
         return wide(mean), wide(scale), features
@@ -141,7 +142,7 @@ class Gating(nn.Module):
     @nn.compact
     def __call__(self, features):
         h = self.body(features)
-        logits = nn.Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="logits",
+        logits = Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="logits",
                           dtype=self.dtype)(h)
         return nn.log_softmax(wide(logits))
 

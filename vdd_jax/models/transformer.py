@@ -12,6 +12,7 @@ from jax.typing import DTypeLike as DType
 
 from vdd_jax.models import features
 from vdd_jax.models.attention import Behind, Whole
+from vdd_jax.models.products import Dense, matmul
 from vdd_jax.types import Context
 
 _NORMAL = nn.initializers.normal(0.02)
@@ -33,7 +34,7 @@ class Apart(nn.Module):
     def __call__(self, x):
         kernel = self.param("kernel", _NORMAL, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x @ kernel.astype(self.dtype), bias.astype(self.dtype)
+        return matmul(x, kernel.astype(self.dtype)), bias.astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -49,7 +50,7 @@ class Block(nn.Module):
     def __call__(self, x, sight: Whole | Behind, ask: slice | None, train: bool):
         """Tokens `[..., S, D]` → those of `ask` (see models/attention.py)."""
         def dense(features, name):
-            return nn.Dense(features, kernel_init=_NORMAL, name=name, dtype=self.dtype)
+            return Dense(features, kernel_init=_NORMAL, name=name, dtype=self.dtype)
 
         def rows(tokens):  # two axes leave a compiler no layouts to choose for a gradient
             return tokens.reshape(-1, tokens.shape[-1]) if train else tokens
@@ -139,7 +140,7 @@ class StateTokens(nn.Module):
     def __call__(self, context: Context):
         """Tokens of the goal `[..., G, D]` and of the observations `[..., T, D]`, with their
         position embeddings; those of the observations `[..., T, D]` too, for the actions."""
-        embed = nn.Dense(self.width, kernel_init=_NORMAL, name="embed", dtype=self.dtype)
+        embed = Dense(self.width, kernel_init=_NORMAL, name="embed", dtype=self.dtype)
         positions = self.param("positions", _NORMAL, (self.max_window, self.width))
         positions = positions.astype(self.dtype)
         goal, window = context.goal, context.observations.shape[-2]

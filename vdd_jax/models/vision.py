@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike as DType
 
+from vdd_jax.models.products import Dense
+
 CHANNELS_IN_GROUP = 16  # a multiple of it are the channels of every stage
 RESNET_18 = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels, and stride of the first block
 
@@ -96,7 +98,7 @@ class ImageEncoder(nn.Module):
             own = None if key is None else jax.random.fold_in(key, camera)
             seen = scaled(cropped(flat[:, camera], size, own)).astype(self.dtype)
             maps = ResNet(self.stages, self.dtype, name=f"camera_{camera}")(seen)
-            found.append(nn.Dense(self.width, dtype=self.dtype, name=f"features_{camera}")(
+            found.append(Dense(self.width, dtype=self.dtype, name=f"features_{camera}")(
                 spatial_softmax(maps)))
         return jnp.concatenate(found, axis=-1).astype(jnp.float32).reshape(*batch, -1)
 

@@ -1,0 +1,124 @@
+"""Products in bfloat16: as JAX makes them, forwards and backwards, whatever a CPU has for them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdd_jax.models import products
+from vdd_jax.models.backbones import ResidualMLP
+from vdd_jax.models.products import Dense, add_bias, has_matrix_units, matmul
+
+BFLOAT16 = jnp.bfloat16
+FOUND = has_matrix_units()
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["matrix units", "none"])
+def of_cpu(request, monkeypatch):
+    if request.param and not FOUND:
+        pytest.skip("this CPU has no matrix units for bfloat16")
+    monkeypatch.setattr(products, "has_matrix_units", lambda: request.param)
+
+
+def _given(*shape, seed=0):
+    return jax.random.normal(jax.random.fold_in(jax.random.key(seed), len(shape)), shape, BFLOAT16)
+
+
+def _exact(x, kernel):
+    return np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+
+
+def _close(found, exact):
+    assert found.dtype == BFLOAT16
+    scale = np.abs(exact).max(initial=1e-30)
+    np.testing.assert_allclose(np.asarray(found, np.float64) / scale, exact / scale, atol=2**-8)
+
+
+@pytest.mark.parametrize("shape", [(48,), (1, 48), (6, 48), (3, 5, 48), (0, 48)])
+@pytest.mark.parametrize("n", [1, 7, 64])
+def test_sum_of_products(shape, n):
+    x, kernel = _given(*shape), _given(48, n, seed=1)
+    _close(jax.jit(matmul)(x, kernel), _exact(x, kernel))
+    _close(jax.jit(lambda x: matmul(x, kernel))(x), _exact(x, kernel))  # known when compiled
+
+
+@pytest.mark.parametrize("shape", [(48,), (6, 48), (3, 5, 48), (0, 48)])
+def test_derivatives(shape):
+    x, kernel, bias = _given(*shape), _given(48, 7, seed=1), _given(7, seed=2)
+    y, pull_back = jax.vjp(jax.jit(lambda *g: add_bias(matmul(*g[:2]), g[2])), x, kernel, bias)
+    cotangent = _given(*y.shape, seed=3)
+    of_x, of_kernel, of_bias = pull_back(cotangent)
+    rows, of_rows = np.asarray(x).reshape(-1, 48), np.asarray(cotangent).reshape(-1, 7)
+    _close(of_x, _exact(cotangent, np.asarray(kernel).T))
+    _close(of_kernel, _exact(rows.T, of_rows))
+    _close(of_bias, of_rows.astype(np.float64).sum(0))
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None), (1, 2)])
+def test_many_kernels_at_once(axes):
+    """As experts have them, whatever the order of their axes: gradients too."""
+    x, kernel = _given(6, 48), _given(48, 7, seed=1)
+    many = [v if axis is None else jnp.stack([v, -v, 2 * v], axis)
+            for v, axis in zip((x, kernel), axes, strict=True)]
+
+    def loss(product, x, kernel):
+        return jnp.sum(jnp.tanh(jax.vmap(product, axes)(x, kernel)).astype(jnp.float32) ** 2)
+
+    found = jax.jit(jax.grad(lambda *g: loss(matmul, *g), (0, 1)))(*many)
+    wide = [v.astype(jnp.float32) for v in many]
+    exact = jax.grad(lambda *g: loss(jnp.matmul, *g), (0, 1))(*wide)
+    for one, other in zip(found, exact, strict=True):
+        scale = float(jnp.abs(other).max())
+        np.testing.assert_allclose(one.astype(jnp.float32) / scale, other / scale, atol=0.03)
+
+
+def test_whatever_the_first_factor_was_made_of():
+    """XLA folds a transposition into a product that it had found fit without."""
+    x, kernel = _given(48, 6), _given(48, 7, seed=1)
+    for first in (lambda x: x.T, lambda x: jnp.where(x.T > 0, x.T, 0), lambda x: jnp.tanh(x).T):
+        _close(jax.jit(lambda x, w, first=first: matmul(first(x), w))(x, kernel),
+               _exact(first(x), kernel))
+
+
+def test_other_types_are_left_alone():
+    x, kernel = _given(6, 48).astype(jnp.float32), _given(48, 7, seed=1).astype(jnp.float32)
+    assert str(jax.make_jaxpr(matmul)(x, kernel)) == str(jax.make_jaxpr(jnp.matmul)(x, kernel))
+    assert "custom_vjp" not in str(jax.make_jaxpr(add_bias)(x @ kernel, kernel[0]))
+
+
+def test_layer_is_that_of_flax():
+    import flax.linen as nn
+
+    x = _given(6, 48).astype(jnp.float32)
+    for use_bias in (True, False):
+        ours, flax = Dense(7, use_bias), nn.Dense(7, use_bias)
+        params = ours.init(jax.random.key(0), x)
+        same = jax.tree.map(np.array_equal, params, flax.init(jax.random.key(0), x))
+        assert all(jax.tree.leaves(same))
+        np.testing.assert_array_equal(ours.apply(params, x), flax.apply(params, x))
+
+
+def test_network_learns_the_same(monkeypatch):
+    """Gradients of a network by these products are those by JAX's, within bfloat16."""
+    net = ResidualMLP(64, 2, dtype=BFLOAT16)
+    x = jax.random.normal(jax.random.key(0), (32, 8))
+    params = net.init(jax.random.key(1), x)
+
+    def gradients():
+        return jax.jit(jax.grad(
+            lambda p: jnp.mean(net.apply(p, x).astype(jnp.float32) ** 2)))(params)
+
+    found = gradients()
+    monkeypatch.setattr(products, "has_matrix_units", lambda: False)
+    for ours, jaxs in zip(*map(jax.tree.leaves, (found, gradients())), strict=True):
+        np.testing.assert_allclose(ours, jaxs, atol=0.02 * float(jnp.abs(jaxs).max()))
+
+
+def test_matrix_units_are_found(tmp_path):
+    read = has_matrix_units.__wrapped__
+    file = tmp_path / "cpuinfo"
+    assert not read(str(file))
+    file.write_text("flags\t\t: fpu avx512_bf16 amx_tile\n")
+    assert not read(str(file))
+    file.write_text("flags\t\t: fpu amx_bf16 avx512_bf16\n")
+    assert read(str(file))

@@ -1,0 +1,109 @@
+"""Linear layers, and their products in bfloat16 on a CPU.
+
+XLA makes products of bfloat16 on a CPU by products of float32, unless they add up in float32 and
+the first factor lies row by row in memory: then a CPU with matrix units for bfloat16 (AMX, Xeons
+since 2023) makes them with these, several times as fast (measured:
+experiments/results/speed.md). JAX's own derivatives of such a product are products of float32
+again, so they are written down here. Elsewhere, and in every other type, a layer's product is
+JAX's own. A GPU adds up in float32 whatever it is told.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.typing import DTypeLike as DType
+
+__all__ = ["Dense", "add_bias", "matmul"]
+
+
+class Dense(nn.Module):
+    """`flax.linen.Dense` of the products below: `[..., K]` → `[..., features]`."""
+
+    features: int
+    use_bias: bool = True
+    dtype: DType = jnp.float32
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", self.bias_init, (self.features,))
+        return add_bias(y, bias.astype(self.dtype))
+
+
+def matmul(x, kernel):
+    """x `[..., K]` times kernel `[K, N]`."""
+    return _product(x, kernel) if _by_matrix_units(x.dtype) else x @ kernel
+
+
+def add_bias(x, bias):
+    """x `[..., N]` plus bias `[N]`."""
+    return _biased(x, bias) if _by_matrix_units(x.dtype) else x + bias
+
+
+@functools.cache
+def has_matrix_units(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether this is a CPU that multiplies matrices of bfloat16 itself."""
+    try:
+        return " amx_bf16" in Path(cpuinfo).read_text()
+    except OSError:  # not Linux
+        return False
+
+
+def _by_matrix_units(dtype) -> bool:
+    return (dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and has_matrix_units())
+
+
+def _sums(a, b, axis: int):
+    """Sum over the last axis of `a` and `axis` of `b`, in float32, of their products."""
+    # XLA decides first and may fold a transposition into the product afterwards, which then fails
+    # when it runs ("Unsupported element type for DotThunk"): so the layout is said
+    a = with_layout_constraint(a, Layout(tuple(range(a.ndim))))
+    sums = lax.dot_general(a, b, (((a.ndim - 1,), (axis,)), ((), ())),
+                           preferred_element_type=jnp.float32)
+    return sums.astype(a.dtype)
+
+
+@jax.custom_vjp
+def _product(x, kernel):
+    return _sums(x, kernel, 0)
+
+
+def _product_forwards(x, kernel):
+    return _product(x, kernel), (x, kernel)
+
+
+def _product_backwards(given, cotangent):
+    x, kernel = given
+    (k, n), rows = kernel.shape, math.prod(x.shape[:-1])
+    of_kernel = _sums(x.reshape(rows, k).T, cotangent.reshape(rows, n), 0)
+    return _sums(cotangent, kernel, 1), of_kernel
+
+
+_product.defvjp(_product_forwards, _product_backwards)
+
+
+@jax.custom_vjp
+def _biased(x, bias):
+    return x + bias
+
+
+def _biased_backwards(_, cotangent):
+    # a sum over rows of bfloat16 takes XLA as long as several such products
+    rows, n = math.prod(cotangent.shape[:-1]), cotangent.shape[-1]
+    ones = jnp.ones((1, rows), cotangent.dtype)
+    return cotangent, _sums(ones, cotangent.reshape(rows, n), 0)[0]
+
+
+_biased.defvjp(lambda x, bias: (x + bias, None), _biased_backwards)
