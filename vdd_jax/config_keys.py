@@ -51,9 +51,10 @@ KEYS: dict[str, Key] = {
         "'evaluate'",
     ),
     "precision": Key(
-        "float32", "of products on an accelerator: 'float32'; 'tf32', products of float32 in TF32; "
+        "float32", "of products: 'float32'; 'tf32', products of float32 in TF32 on an accelerator; "
         "'bfloat16', layers compute in bfloat16, while parameters, losses, factors and all that is "
-        "done with a mixture stay float32", **_one_of("float32", "tf32", "bfloat16"),
+        "done with a mixture stay float32: faster on accelerators and on CPUs with matrix units "
+        "for it (AMX)", **_one_of("float32", "tf32", "bfloat16"),
     ),
     # ---- the task
     "task.name": Key("toy", "which task", **_one_of(

@@ -16,6 +16,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike as DType
@@ -52,17 +53,26 @@ def add_bias(x, bias):
     return _biased(x, bias) if _by_matrix_units(x.dtype) else x + bias
 
 
+def _by_matrix_units(dtype) -> bool:
+    return dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and has_matrix_units()
+
+
 @functools.cache
 def has_matrix_units(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this is a CPU that multiplies matrices of bfloat16 itself."""
+    """Whether this CPU multiplies matrices of bfloat16 itself, and this XLA lets it."""
     try:
-        return " amx_bf16" in Path(cpuinfo).read_text()
+        return " amx_bf16" in Path(cpuinfo).read_text() and _works()
     except OSError:  # not Linux
         return False
 
 
-def _by_matrix_units(dtype) -> bool:
-    return (dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and has_matrix_units())
+def _works() -> bool:
+    x = np.ones((2, 32), jnp.bfloat16)
+    program = jax.jit(lambda x: _sums(x, x.T, 0)).lower(x).compile()
+    try:
+        return bool(np.all(np.asarray(program(x)) == 32))
+    except jax.errors.JaxRuntimeError:
+        return False
 
 
 def _sums(a, b, axis: int):
