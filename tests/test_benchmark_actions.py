@@ -52,6 +52,13 @@ def test_every_row_gives_an_action(act, name):
     assert len(np.unique(found[:, 0], axis=0)) > 1
 
 
+def test_bfloat16_is_near(act):
+    """The same experts are drawn, and their means are those of float32 to what bfloat16 shows."""
+    found, exact = (np.stack([act(name)(SEEN, number) for number in range(12)])
+                    for name in ("aot-bfloat16", "aot"))
+    assert 0 < np.abs(found - exact).max() < 0.03 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("name", STUDENTS[1:])
 def test_all_ways_to_compile_the_student_give_the_same_action(act, name):
     """For the same key; not for another one."""

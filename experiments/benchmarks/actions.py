@@ -38,6 +38,9 @@ ROWS = {
     "torch-student-compiled": Row(
         "PyTorch student, compiled", "actions", "torch student compiled",
         "The same through torch.compile."),
+    "torch-student-bfloat16": Row(
+        "PyTorch student, bfloat16", "actions", "torch student bfloat16",
+        "The student in eager PyTorch with weights and numbers in bfloat16."),
     "torch-teacher": Row(
         "PyTorch teacher, 3 calls", "actions", "torch teacher eager",
         "The published teacher, eager, under inference_mode: 3 DDIM steps at exponential noise "
@@ -54,6 +57,10 @@ ROWS = {
         "JAX student, ahead of time", "actions", "jax student aot",
         "policy.act compiled ahead of time (lower, compile), weights included: no checks of "
         "values, only of shapes."),
+    "aot-bfloat16": Row(
+        "JAX student, bfloat16, ahead of time", "actions", "jax student-bfloat16 aot",
+        "The same of a student with config.precision='bfloat16': layers compute in it, the mixture "
+        "in float32."),
     "export": Row(
         "JAX student, exported", "actions", "jax student export",
         "The same program exported by jax.export, written to bytes, read back, called under jit."),
@@ -114,8 +121,8 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
 
 
 def torch_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, threads: int):
-    """`act`, the function that tells the peak of memory, and facts; `kind` is 'eager' or
-    'compiled'."""
+    """`act`, the function that tells the peak of memory, and facts; `kind` is 'eager',
+    'compiled' or 'bfloat16'."""
     import published_torch
     import torch
 
@@ -127,14 +134,16 @@ def torch_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, 
         raise Unavailable("no C++ compiler was found, and torch.compile needs one for a CPU")
     torch.manual_seed(0)
     maker = {"student": published_torch.Student, "teacher": published_torch.Teacher}[network]
-    model = maker(sizes).to(device).eval()
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    model = maker(sizes).to(device, dtype).eval()
     run = functools.partial(_torch_student if network == "student" else _torch_teacher, model)
     if kind == "compiled":
         run = torch.compile(run, dynamic=False)
 
     def act(seen: Seen, number: int) -> np.ndarray:
         with torch.inference_mode():
-            return run(*(torch.from_numpy(v).to(device) for v in seen)).cpu().numpy()
+            given = (torch.from_numpy(v).to(device, dtype) for v in seen)
+            return run(*given).float().cpu().numpy()
 
     def peak_mib():
         if device == "cpu":
@@ -178,8 +187,9 @@ SIGMAS = 1.0, 0.005  # of the teachers, greatest and least
 
 
 def jax_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, threads: int):
-    """As `torch_actor`; `kind` is 'jit', 'aot' or 'export' for a student, for a teacher its
-    calls. XLA makes as many threads as the process may use cores."""
+    """As `torch_actor`; `network` is 'teacher', 'student' or 'student-PRECISION', `kind` 'jit',
+    'aot' or 'export' for a student, for a teacher its calls. XLA makes as many threads as the
+    process may use cores."""
     import jax
 
     from vdd_jax import config as config_lib
@@ -188,8 +198,9 @@ def jax_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, th
         found = jax.devices(device)[0]
     except (RuntimeError, AssertionError) as error:  # the latter where no plug-in is installed
         raise Unavailable(f"JAX sees no {device.upper()} device") from error
+    network, _, precision = network.partition("-")
     if network == "student":
-        program, params = _jax_student(sizes)
+        program, params = _jax_student(sizes, precision or "float32")
     else:
         program, params = _jax_teacher(sizes, int(kind))
     keys = list(jax.random.split(jax.random.key(1), KEYS))
@@ -221,7 +232,7 @@ def _scaler(sizes: Sizes):
         (zero, a), (one, a), (zero, o), (one, o), (one, o)))))
 
 
-def _policy(sizes: Sizes):
+def _policy(sizes: Sizes, precision: str = "float32"):
     """The policy of a student with random weights."""
     import jax
     import step_jax
@@ -230,8 +241,9 @@ def _policy(sizes: Sizes):
     from vdd_jax.models.moe import MixtureOfExperts
     from vdd_jax.policy import Policy
 
-    config = step_jax.configure(sizes, "last", 1)
-    model = MixtureOfExperts(action_dim=sizes.action_dim, **config.student.to_dict())
+    config = step_jax.configure(sizes, "last", 1, precision)
+    model = MixtureOfExperts(
+        action_dim=sizes.action_dim, dtype=problem.dtype(config), **config.student.to_dict())
     example = step_jax.random_windows(sizes, 1).observation
     params = jax.jit(model.init)(jax.random.key(0), example)["params"]
     return Policy(
@@ -240,11 +252,11 @@ def _policy(sizes: Sizes):
         apply_one=model.apply_one)
 
 
-def _jax_student(sizes: Sizes):
+def _jax_student(sizes: Sizes, precision: str):
     """(what is seen, key) → actions `[B, A]`, by the policy of a student, and its parameters."""
     from vdd_jax.policy import History
 
-    policy = _policy(sizes)
+    policy = _policy(sizes, precision)
     return lambda seen, key: policy.act(History(seen.states, goal=seen.goals), key), policy.params
 
 
