@@ -54,6 +54,23 @@ def test_derivatives(shape):
     _close(of_bias, of_rows.astype(np.float64).sum(0))
 
 
+def test_products_add_up_in_float32_where_that_is_fast():
+    """Forwards, for both factors and for the bias: of bfloat16 arrays; elsewhere JAX's own."""
+    x, kernel, bias = _given(6, 48), _given(48, 7, seed=1), _given(7, seed=2)
+
+    def loss(x, kernel, bias):
+        return jnp.sum(jnp.tanh(add_bias(matmul(x, kernel), bias)))
+
+    program = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(x, kernel, bias)
+    types = [([v.aval.dtype for v in eqn.invars], eqn.outvars[0].aval.dtype)
+             for eqn in program.eqns if eqn.primitive.name == "dot_general"]
+    if products.has_matrix_units():  # the forward one is in the equation of `_product`
+        assert types == [([BFLOAT16] * 2, jnp.float32)] * 3
+        assert str(program).count("preferred_element_type=float32") == 4
+    else:
+        assert len(types) == 3 and all(out == BFLOAT16 for _, out in types)
+
+
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None), (1, 2)])
 def test_many_kernels_at_once(axes):
     """As experts have them, whatever the order of their axes: gradients too."""

@@ -4,8 +4,9 @@ XLA makes products of bfloat16 on a CPU by products of float32, unless they add 
 the first factor lies row by row in memory: then a CPU with matrix units for bfloat16 (AMX, Xeons
 since 2023) makes them with these, several times as fast (measured:
 experiments/results/speed.md). JAX's own derivatives of such a product are products of float32
-again, so they are written down here. Elsewhere, and in every other type, a layer's product is
-JAX's own. A GPU adds up in float32 whatever it is told.
+again, so they are written down here, for reverse mode alone: `jax.jvp` of such a layer is refused.
+Elsewhere, and in every other type, a layer's product is JAX's own. A GPU adds up in float32
+whatever it is told.
 """
 
 import functools
@@ -68,8 +69,8 @@ def has_matrix_units(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 def _works() -> bool:
     x = np.ones((2, 32), jnp.bfloat16)
-    program = jax.jit(lambda x: _sums(x, x.T, 0)).lower(x).compile()
-    try:
+    try:  # compiled ahead of time, so that it runs while something else is traced
+        program = jax.jit(lambda x: _sums(x, x.T, 0)).lower(x).compile()
         return bool(np.all(np.asarray(program(x)) == 32))
     except jax.errors.JaxRuntimeError:
         return False
