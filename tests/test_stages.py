@@ -8,7 +8,7 @@ import pytest
 from tiny_config import tiny, tiny_avoiding
 
 from vdd_jax import config as config_lib
-from vdd_jax import exchange, export, numpy_policy, policy, problem, stages
+from vdd_jax import exchange, export, file_lock, numpy_policy, policy, problem, stages
 from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.stages import WorkdirError
 from vdd_jax.tasks import avoiding
@@ -96,6 +96,22 @@ def test_a_workdir_of_another_configuration_is_refused(ran):
     assert "config.seed: 0 → 1" in text and "config.distill.noise.low: 0.005 → 0.01" in text
     assert text.count("→") == 2
     assert content(workdir) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_workdir_in_which_a_run_is_at_work(ran, overwrite):
+    """Refused, nothing moved aside; it is free again when that run has ended."""
+    workdir, _ = ran
+    with file_lock.held(workdir / stages.LOCK, ""):
+        before = content(workdir)
+        with pytest.raises(WorkdirError, match=r"another run is at work in .* \(process \d+ on "):
+            stages.run(tiny(seed=1), workdir, overwrite=overwrite)
+        assert content(workdir) == before
+        assert not workdir.with_name(workdir.name + ".old-1").exists()
+    with pytest.raises(WorkdirError, match="another configuration"):
+        stages.run(tiny(seed=1), workdir)
+    with file_lock.held(workdir / stages.LOCK, ""):  # that one has let go of it
+        pass
 
 
 def test_an_invalid_configuration_touches_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """The order of a run: the workdir is claimed, then each stage is run, resumed or skipped."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vdd_jax import config as config_lib
-from vdd_jax import distill, evaluate, loggers, problem, sharding, train_teacher
+from vdd_jax import distill, evaluate, file_lock, loggers, problem, sharding, train_teacher
 from vdd_jax.baselines import consistency, from_scratch
 from vdd_jax.checkpoint import CheckpointError, write_json
 from vdd_jax.config import ConfigError
@@ -24,6 +25,7 @@ class WorkdirError(RuntimeError):
 
 TRAINING = {"train_teacher": train_teacher, "distill": distill, "from_scratch": from_scratch,
             "consistency": consistency}
+LOCK = "run.lock"  # in the workdir; held while a run is at work there
 USER_ERRORS = (
     ConfigError, WorkdirError, CheckpointError, TrainingDiverged, problem.DataError, OSError,
 )
@@ -141,19 +143,28 @@ def run(config: ConfigDict, workdir: str | Path, overwrite: bool = False,
     loggers.check(config.run.loggers)
     if config.teacher.given and teacher is None and {"distill", "evaluate"} & {*config.stages}:
         raise CheckpointError(problem.NOT_GIVEN)
-    with jax.default_matmul_precision(problem.MATMUL[config.precision]):
-        return _run(config, Path(workdir), overwrite, teacher)
+    with (jax.default_matmul_precision(problem.MATMUL[config.precision]),
+          contextlib.ExitStack() as held):
+        return _run(config, Path(workdir), overwrite, teacher, held)
 
 
-def _run(config: ConfigDict, workdir: Path, overwrite: bool, teacher) -> dict | None:
+def _run(config: ConfigDict, workdir: Path, overwrite: bool, teacher, held) -> dict | None:
     mesh = sharding.make_mesh(config)
     config = problem.with_sizes(config)
     # reads the data: what is wrong with them leaves no trace
     block = announce(config, workdir, mesh)
 
     def claimed() -> str:
+        lock = workdir / LOCK
         try:
+            if lock.exists():
+                held.enter_context(file_lock.held(lock, f"waiting for the run in {workdir}"))
             claim(config, workdir, overwrite)
+            if not lock.exists():
+                held.enter_context(file_lock.held(lock, f"waiting for the run in {workdir}"))
+        except file_lock.Busy as holder:
+            return (f"another run is at work in {workdir} ({holder}); wait until it has ended, or "
+                    "choose another --workdir")
         except (WorkdirError, OSError) as error:
             return str(error)
         return ""

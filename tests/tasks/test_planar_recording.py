@@ -1,5 +1,6 @@
 """Recording and its cache: balance, reproducibility, chunks that are gone on from."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -177,6 +178,30 @@ def test_parts_of_the_cache_are_removed_when_all_is_there(taken, home, monkeypat
         recording_file.Recording(taken.trajectories[first:], taken.modes[first:], 0)))
     equal(recording.recorded(block_push.DEMONSTRATOR, 2, 5), taken._replace(discarded=0))
     assert [f.suffix for f in folder.iterdir()] == [".npz"]
+
+
+def test_two_that_need_the_same_recording_at_once(taken, home, monkeypatch, capsys):
+    """The second waits for the first, and takes its file."""
+    calls, found = [], []
+    second = threading.Thread(
+        target=lambda: found.append(recording.recorded(block_push.DEMONSTRATOR, 2, 5)))
+
+    def record(*args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            second.start()
+            second.join(1.0)
+            assert second.is_alive()
+        return taken
+
+    monkeypatch.setattr(recording, "record", record)
+    found.append(recording.recorded(block_push.DEMONSTRATOR, 2, 5))
+    second.join()
+    assert len(calls) == 1
+    for one in found:
+        equal(one, taken)
+    (file,) = (home / "vdd_jax" / "demonstrations").iterdir()
+    assert f"waiting for the process that records {file}" in capsys.readouterr().out
 
 
 def test_a_cache_that_cannot_be_written_is_no_failure(taken, home, monkeypatch):

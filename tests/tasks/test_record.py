@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -79,6 +80,25 @@ def test_avoiding_is_recorded_as_it_is_loaded(tmp_path, capsys):
         record.main(command(out, task="avoiding", episodes=31, seed=0))
     assert "exists and holds something else" in capsys.readouterr().err
     assert out.read_bytes() == before
+
+
+def test_the_same_command_twice_at_once(tmp_path, monkeypatch):
+    """The second waits for the first."""
+    out, said, take = tmp_path / "a.npz", [], record.take
+    second = threading.Thread(target=lambda: said.append(record.run("avoiding", 24, out)))
+
+    def slow(*arguments):
+        second.start()  # twice would be an error
+        second.join(1.0)
+        assert second.is_alive()
+        return take(*arguments)
+
+    monkeypatch.setattr(record, "take", slow)
+    said.append(record.run("avoiding", 24, out))
+    second.join()
+    assert sorted(words.partition(":")[0] for words in said) == [
+        f"{out}", f"{out} holds these episodes already"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_the_beginning_of_another_recording_is_not_gone_on_from(tmp_path, capsys, monkeypatch):

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vdd_jax import file_lock
 from vdd_jax.tasks import TASKS, avoiding, cameras, kitchen
 from vdd_jax.tasks.planar import recording
 from vdd_jax.tasks.planar.physics import model_of
@@ -61,12 +62,18 @@ def run(task: str, episodes: int, out: Path, seed: int = 0, images: bool = False
         raise ValueError(f"{out} exists and holds something else; give another --out")
     parts, drawn = out.with_name(out.name + ".parts"), images_of(out)
     begin(parts, drawn if images else None, about)
-    recorded = take(task, episodes, seed, parts, drawn if images else None)
-    write(out, recorded, about)
+    with file_lock.held(parts / "lock", f"waiting for the process that records {out}",
+                        file_lock.FOREVER):
+        if out.exists():  # since
+            said = f"{out} holds these episodes already"
+        else:
+            recorded = take(task, episodes, seed, parts, drawn if images else None)
+            write(out, recorded, about)
+            steps = sum(len(t.actions) for t in recorded.trajectories)
+            said = (f"{out}: {episodes} episodes of {task}, {steps} steps; {recorded.discarded} "
+                    "failed attempts were drawn again")
     shutil.rmtree(parts, ignore_errors=True)
-    steps = sum(len(t.actions) for t in recorded.trajectories)
-    return (f"{out}: {episodes} episodes of {task}, {steps} steps; {recorded.discarded} failed "
-            "attempts were drawn again")
+    return said
 
 
 def begin(parts: Path, images: Path | None, about: dict) -> None:

@@ -4,9 +4,10 @@ A recording is kept in the user's cache directory, `$XDG_CACHE_HOME/vdd_jax/demo
 (`~/.cache/...` without that variable), named by task, episodes per mode, seed and the versions of
 simulator and MuJoCo; `recording_file` says its layout. A file that cannot be read is recorded
 again. Episodes are recorded in chunks, each kept when it is done, so that a recording that was
-interrupted goes on and ends with the same bits.
+interrupted goes on and ends with the same bits. Who finds another process at it waits for that.
 """
 
+import contextlib
 import os
 import shutil
 import warnings
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdd_jax import file_lock
 from vdd_jax.metrics import Log
 from vdd_jax.tasks.cameras import Renderer
 from vdd_jax.tasks.planar import engine
@@ -218,22 +220,32 @@ def kept(file: Path, what: str, make: Callable[[Path | None], Recording]) -> Rec
       what: told to the user when it is made.
       make: directory for what is finished, or None → the recording.
     """
-    if file.exists():
-        try:
-            return read(file)
-        except DAMAGED as error:
-            warnings.warn(f"{file} cannot be read ({error}); recording it again", stacklevel=2)
-    print(f"{what}, kept in {file}", flush=True)
+    if (recording := _looked_up(file)) is not None:
+        return recording
     parts = file.with_suffix(".parts")
-    try:
-        parts.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # a read-only home is no reason to fail
-        warnings.warn(f"the recording cannot be kept: {error}", stacklevel=2)
-        return make(None)
-    recording = make(parts)
-    write(file, recording)
+    with contextlib.ExitStack() as held:
+        try:
+            parts.mkdir(parents=True, exist_ok=True)
+            held.enter_context(file_lock.held(
+                parts / "lock", f"waiting for the process that records {file}", file_lock.FOREVER))
+        except OSError as error:  # a read-only home is no reason to fail
+            warnings.warn(f"the recording cannot be kept: {error}", stacklevel=2)
+            print(what, flush=True)
+            return make(None)
+        if (recording := finished(file)) is None:  # else by the process that was waited for
+            print(f"{what}, kept in {file}", flush=True)
+            recording = make(parts)
+            write(file, recording)
     shutil.rmtree(parts, ignore_errors=True)
     return recording
+
+
+def _looked_up(file: Path) -> Recording | None:
+    try:
+        return read(file) if file.exists() else None
+    except DAMAGED as error:
+        warnings.warn(f"{file} cannot be read ({error}); recording it again", stacklevel=3)
+        return None
 
 
 def load(demonstrator: Demonstrator, task, spec: TaskSpec, simulated_by: str, read_official
