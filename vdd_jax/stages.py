@@ -25,7 +25,7 @@ class WorkdirError(RuntimeError):
 
 TRAINING = {"train_teacher": train_teacher, "distill": distill, "from_scratch": from_scratch,
             "consistency": consistency}
-LOCK = "run.lock"  # in the workdir; held while a run is at work there
+LOCK = "lock"  # in the workdir; held while a run is at work there
 USER_ERRORS = (
     ConfigError, WorkdirError, CheckpointError, TrainingDiverged, problem.DataError, OSError,
 )
