@@ -31,9 +31,7 @@ def _exact(x, kernel):
 def _close(found, exact):
     assert found.dtype == BFLOAT16
     scale = np.abs(exact).max(initial=1e-30)
-    # JAX's own product, where XLA makes a loop of it (since 0.11), adds up in bfloat16
-    atol = 2**-8 if products.has_matrix_units() else 2**-6
-    np.testing.assert_allclose(np.asarray(found, np.float64) / scale, exact / scale, atol=atol)
+    np.testing.assert_allclose(np.asarray(found, np.float64) / scale, exact / scale, atol=2**-8)
 
 
 @pytest.mark.parametrize("shape", [(48,), (1, 48), (6, 48), (3, 5, 48), (0, 48)])
