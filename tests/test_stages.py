@@ -114,6 +114,23 @@ def test_a_workdir_in_which_a_run_is_at_work(ran, overwrite):
         pass
 
 
+def test_a_run_holds_its_workdir_while_it_is_at_work(tmp_path, monkeypatch):
+    """A new one, one that goes on, and one in the place of another; not any longer."""
+    held, lock = [], tmp_path / "run" / stages.LOCK
+
+    def look(*_):
+        with pytest.raises(file_lock.Busy), file_lock.held(lock, ""):
+            pass
+        held.append(True)
+
+    monkeypatch.setattr(stages.evaluate, "run", look)
+    for overwrite in (False, False, True):
+        stages.run(tiny(stages=("evaluate",)), tmp_path / "run", overwrite=overwrite)
+        with file_lock.held(lock, ""):
+            pass
+    assert len(held) == 3
+
+
 def test_an_invalid_configuration_touches_nothing(tmp_path):
     """It is refused before there is a directory."""
     with pytest.raises(config_lib.ConfigError):
