@@ -7,17 +7,9 @@ import pytest
 
 from vdd_jax.models import products
 from vdd_jax.models.backbones import ResidualMLP
-from vdd_jax.models.products import Dense, add_bias, has_matrix_units, matmul
+from vdd_jax.models.products import Dense, add_bias, has_such_products, matmul
 
 BFLOAT16 = jnp.bfloat16
-FOUND = has_matrix_units()
-
-
-@pytest.fixture(autouse=True, params=[True, False], ids=["matrix units", "none"])
-def of_cpu(request, monkeypatch):
-    if request.param and not FOUND:
-        pytest.skip("this CPU has no matrix units for bfloat16")
-    monkeypatch.setattr(products, "has_matrix_units", lambda: request.param)
 
 
 def _given(*shape, seed=0):
@@ -54,8 +46,8 @@ def test_derivatives(shape):
     _close(of_bias, of_rows.astype(np.float64).sum(0))
 
 
-def test_products_add_up_in_float32_where_that_is_fast():
-    """Forwards, for both factors and for the bias: of bfloat16 arrays; elsewhere JAX's own."""
+def test_products_add_up_in_float32():
+    """Forwards, for both factors and for the bias; of bfloat16 arrays, which matrix units want."""
     x, kernel, bias = _given(6, 48), _given(48, 7, seed=1), _given(7, seed=2)
 
     def loss(x, kernel, bias):
@@ -64,11 +56,9 @@ def test_products_add_up_in_float32_where_that_is_fast():
     program = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(x, kernel, bias)
     types = [([v.aval.dtype for v in eqn.invars], eqn.outvars[0].aval.dtype)
              for eqn in program.eqns if eqn.primitive.name == "dot_general"]
-    if products.has_matrix_units():  # the forward one is in the equation of `_product`
-        assert types == [([BFLOAT16] * 2, jnp.float32)] * 3
-        assert str(program).count("preferred_element_type=float32") == 4
-    else:
-        assert len(types) == 3 and all(out == BFLOAT16 for _, out in types)
+    assert types == [([BFLOAT16] * 2, jnp.float32)] * 3
+    # the forward one is in the equation of `_product`
+    assert str(program).count("preferred_element_type=float32") == 4
 
 
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None), (1, 2)])
@@ -126,20 +116,20 @@ def test_network_learns_the_same(monkeypatch):
             lambda p: jnp.mean(net.apply(p, x).astype(jnp.float32) ** 2)))(params)
 
     found = gradients()
-    monkeypatch.setattr(products, "has_matrix_units", lambda: False)
+    monkeypatch.setattr(products, "has_such_products", lambda: False)
     for ours, jaxs in zip(*map(jax.tree.leaves, (found, gradients())), strict=True):
         np.testing.assert_allclose(ours, jaxs, atol=0.02 * float(jnp.abs(jaxs).max()))
 
 
-def test_matrix_units_are_found(tmp_path, monkeypatch):
-    """Named by the system and usable by this XLA."""
-    read = has_matrix_units.__wrapped__
-    monkeypatch.setattr(products, "_works", lambda: True)
-    file = tmp_path / "cpuinfo"
-    assert not read(str(file))
-    file.write_text("flags\t\t: fpu avx512_bf16 amx_tile\n")
-    assert not read(str(file))
-    file.write_text("flags\t\t: fpu amx_bf16 avx512_bf16\n")
-    assert read(str(file))
-    monkeypatch.setattr(products, "_works", lambda: False)
-    assert not read(str(file))
+def test_where_xla_refuses_they_are_jaxs(monkeypatch):
+    assert has_such_products()
+
+    def refuses(*_):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: Unsupported element type for DotThunk")
+
+    monkeypatch.setattr(products, "_sums", refuses)
+    assert not has_such_products.__wrapped__()
+    monkeypatch.setattr(products, "has_such_products", lambda: False)
+    x, kernel = _given(6, 48), _given(48, 7, seed=1)
+    anew = jax.make_jaxpr(lambda x, kernel: matmul(x, kernel))  # not as traced before
+    assert str(anew(x, kernel)) == str(jax.make_jaxpr(jnp.matmul)(x, kernel))

@@ -1,18 +1,17 @@
 """Linear layers, and their products in bfloat16 on a CPU.
 
-XLA makes products of bfloat16 on a CPU by products of float32, unless they add up in float32 and
-the first factor lies row by row in memory: then a CPU with matrix units for bfloat16 (AMX, Xeons
-since 2023) makes them with these, several times as fast (measured:
-experiments/results/speed.md). JAX's own derivatives of such a product are products of float32
-again, so they are written down here, for reverse mode alone: `jax.jvp` of such a layer is refused.
-Elsewhere, and in every other type, a layer's product is JAX's own. A GPU adds up in float32
-whatever it is told.
+XLA makes products of bfloat16 on a CPU by products of float32, or (since jaxlib 0.11, small ones)
+in a loop that adds up in bfloat16, unless they are asked to add up in float32 and the first factor
+lies row by row in memory: then a CPU with matrix units for bfloat16 (AMX, Xeons since 2023) makes
+them with these, several times as fast (measured: experiments/results/speed.md), and others add up
+in float32. JAX's own derivatives of such a product are products of float32 again, so they are
+written down here, for reverse mode alone: `jax.jvp` of such a layer is refused. Elsewhere, and in
+every other type, a layer's product is JAX's own. A GPU adds up in float32 whatever it is told.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -46,28 +45,21 @@ class Dense(nn.Module):
 
 def matmul(x, kernel):
     """x `[..., K]` times kernel `[K, N]`."""
-    return _product(x, kernel) if _by_matrix_units(x.dtype) else x @ kernel
+    return _product(x, kernel) if _written_down(x.dtype) else x @ kernel
 
 
 def add_bias(x, bias):
     """x `[..., N]` plus bias `[N]`."""
-    return _biased(x, bias) if _by_matrix_units(x.dtype) else x + bias
+    return _biased(x, bias) if _written_down(x.dtype) else x + bias
 
 
-def _by_matrix_units(dtype) -> bool:
-    return dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and has_matrix_units()
+def _written_down(dtype) -> bool:
+    return dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and has_such_products()
 
 
 @functools.cache
-def has_matrix_units(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 itself, and this XLA lets it."""
-    try:
-        return " amx_bf16" in Path(cpuinfo).read_text() and _works()
-    except OSError:  # not Linux
-        return False
-
-
-def _works() -> bool:
+def has_such_products() -> bool:
+    """Whether this XLA makes products of bfloat16 that add up in float32 on this CPU."""
     x = np.ones((2, 32), jnp.bfloat16)
     try:  # compiled ahead of time, so that it runs while something else is traced
         program = jax.jit(lambda x: _sums(x, x.T, 0)).lower(x).compile()
