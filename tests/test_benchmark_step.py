@@ -39,8 +39,9 @@ def published():
 
 def shapes(how="joint", sizes=TINY, windows=2, precision="float32"):
     """Shapes of (state, inputs) and the step that takes them; nothing is compiled."""
-    start, make = step_jax.programs(step_jax.configure(sizes, how, windows, precision), sizes)
-    state, params = jax.eval_shape(start, jax.random.key(0))
+    start, start_teacher, make = step_jax.programs(
+        step_jax.configure(sizes, how, windows, precision), sizes)
+    state, params = (jax.eval_shape(of, jax.random.key(0)) for of in (start, start_teacher))
     return (state, (step_jax.random_windows(sizes, 16), params)), make()
 
 

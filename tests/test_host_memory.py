@@ -8,9 +8,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 import pytest
 
-from vdd_jax import host_memory
+from vdd_jax import config as config_lib
+from vdd_jax import host_memory, training
 
 
 def resident_mib() -> float:
@@ -55,6 +57,36 @@ def test_after_each_large_program(monkeypatch):
     assert len(calls) == seen
 
 
+def test_the_program_that_a_state_is_born_by_goes():
+    """Whatever holds the function; one that is compiled otherwise stays as long as that."""
+    mesh = training.sharding.make_mesh(config_lib.default())
+
+    def programs():
+        gc.collect()
+        return len(jax.devices()[0].client.live_executables())
+
+    def init(x):
+        return {"weights": x + 19.25}
+
+    one = jnp.ones(())
+    before = programs()
+    training.born(init, lambda shapes: jax.tree.map(
+        lambda _: training.sharding.replicated(mesh), shapes), one)
+    assert programs() == before
+    jax.jit(init)(one)
+    assert programs() == before + 1
+
+
+def test_memory_is_given_back_where_it_took_a_while(monkeypatch):
+    calls = []
+    monkeypatch.setattr(host_memory, "give_back", lambda: calls.append(1))
+    for least, times in ((float("inf"), 0), (-1.0, 1)):
+        monkeypatch.setattr(host_memory, "LEAST", least)
+        with host_memory.given_back():
+            assert not calls
+        assert len(calls) == times
+
+
 def test_once_however_often_a_process_begins_a_run(monkeypatch):
     heard = []
     monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", heard.append)
@@ -85,3 +117,22 @@ def test_elsewhere_nothing_is_done(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", None)
     host_memory.give_back()
+
+
+def test_transformers_are_compiled_without_the_newer_emitters():
+    """Where this XLA can; and such a program is compiled so, or the option would be refused."""
+    config = config_lib.default()
+    config.student.trunk = config.teacher.backbone = "residual_mlp"
+    assert host_memory.compiler_options(config) is None
+    for part, key in (("student", "trunk"), ("teacher", "backbone")):
+        ours = config.copy_and_resolve_references()
+        ours[part][key] = "transformer"
+        options = host_memory.compiler_options(ours)
+        older = jaxlib.version.__version_info__ < (0, 11)
+        assert options == (host_memory.OLDER_EMITTERS if older else None)
+        assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
+
+
+def test_an_option_that_xla_does_not_have_is_left_out(monkeypatch):
+    monkeypatch.setattr(host_memory, "OLDER_EMITTERS", {"xla_cpu_no_such_option": False})
+    assert not host_memory._has_older_emitters.__wrapped__()

@@ -44,6 +44,45 @@ def test_one_by_one_is_as_in_one_dispatch():
     assert len(traced) == 2  # in a loop, and alone for both
 
 
+def test_a_whole_dispatch_is_compiled_before_there_is_a_state():
+    """From shapes alone, and then not again; the state is that of a program compiled later."""
+    mesh = sharding.make_mesh(config_lib.default())
+    data, key = jnp.arange(7.0), jax.random.key(0)
+    traced = []
+
+    def counted(*given):
+        traced.append(1)
+        return step(*given)
+
+    def init(value):
+        return jnp.zeros((), int), value
+
+    def shardings_of(shapes):
+        return jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+
+    shapes = training.placed(init, shardings_of, jnp.ones(()))
+    assert [v.shape for v in shapes] == [(), ()]
+    shardings = shardings_of(shapes)
+    assert [v.sharding for v in shapes] == list(shardings)
+    advance = training.dispatched(counted, shardings, True, 3, None, (shapes, data, key))
+    assert len(traced) == 1
+    states = [training.born(init, shardings_of, jnp.ones(()))[0] for _ in range(2)]
+    found = advance(states[0], data, key, 3)
+    assert len(traced) == 1
+    assert states[0][1].is_deleted()  # its memory was given away
+    exact = training.dispatched(step, shardings, True, 3)(states[1], data, key, 3)
+    for one, other in zip(*map(jax.tree.leaves, (found, exact)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("whole", "end", "marks", "has"), [
+    (10, 30, [], True), (10, 10, [], True), (10, 9, [], False), (10, 25, [], True),
+    (10, 20, [5, 15], False), (10, 30, [5, 15], True), (10, 10, [10], True), (1, 1, [], True),
+])
+def test_whether_a_run_has_a_whole_dispatch(whole, end, marks, has):
+    assert training.has_whole(whole, end, marks) == has
+
+
 def test_images_on_a_cpu_are_learned_one_by_one():
     config, images = config_lib.default(), (2, 96, 96, 3)
     config.run.update(steps_per_dispatch=100, checkpoint_every=1_000)

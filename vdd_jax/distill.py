@@ -14,7 +14,15 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, exchange, problem, reallocate, sharding, training
+from vdd_jax import (
+    checkpoint,
+    exchange,
+    host_memory,
+    problem,
+    reallocate,
+    sharding,
+    training,
+)
 from vdd_jax import config as config_lib
 from vdd_jax.core import mixture
 from vdd_jax.data import batch_at, first
@@ -260,9 +268,8 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
             state = state._replace(params=with_teachers_trunk(config, state.params, task))
         return state
 
-    state, shardings = training.born(
-        fresh, lambda shapes: sharding.of_state(shapes, mesh), init_key)
-    on_mesh = sharding.replicated(mesh)
+    def shardings_of(shapes):
+        return sharding.of_state(shapes, mesh)
 
     def step(state, inputs, key):
         data, params = inputs
@@ -274,16 +281,22 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
         return make_reallocation(
             config.distill, model, task.teacher.of(params), draw_batch)(state, data, key)
 
-    advance = training.dispatched(
-        step, shardings, True, training.whole_dispatch(config, config.run.log_every))
-    health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
-                                 health_key), out_shardings=on_mesh)
-    move = jax.jit(reallocation, donate_argnums=0, out_shardings=(shardings, on_mesh))
     move_steps = reallocation_steps(config.distill)
     snapshot_steps = _snapshot_steps(config) if task.teacher.density else []
+    marks = [*snapshot_steps, *move_steps]
+    total = config.distill.num_iterations
+    whole = training.whole_dispatch(config, config.run.log_every)
+    options = host_memory.compiler_options(config)
+    shapes = training.placed(fresh, shardings_of, init_key)
+    ahead = (shapes, inputs, step_key) if training.has_whole(whole, total, marks) else None
+    advance = training.dispatched(step, shardings_of(shapes), True, whole, options, ahead)
+    state, shardings = training.born(fresh, shardings_of, init_key)
+    on_mesh = sharding.replicated(mesh)
+    health = jax.jit(make_health(model, task.teacher, task.held_out, config.distill.noise.low,
+                                 health_key), out_shardings=on_mesh, compiler_options=options)
+    move = jax.jit(reallocation, donate_argnums=0, out_shardings=(shardings, on_mesh))
     if snapshot_steps:
         _save_snapshot(model, sharding.here(state.params, mesh), task, workdir, 0)
-    total = config.distill.num_iterations
 
     def look(state, done, metrics, log):
         if done in move_steps:
@@ -302,7 +315,7 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
     training.run(
         stage(total), config, workdir, state,
         lambda state, num: advance(state, inputs, step_key, num), look, scaler=task.scaler,
-        every=[config.run.log_every], marks=[*snapshot_steps, *move_steps], stop_at=stop_at,
+        every=[config.run.log_every], marks=marks, stop_at=stop_at,
     )
 
 

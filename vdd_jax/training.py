@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, loggers, preemption, sharding
+from vdd_jax import checkpoint, host_memory, loggers, preemption, sharding
 from vdd_jax import config as config_lib
 from vdd_jax.data import Scaler
 from vdd_jax.metrics import Log, check_finite
@@ -63,12 +63,13 @@ def moving_average(decay: float, average, params, step):
     return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
 
 
-def scanned(step, shardings, donate: bool, num: int):
+def scanned(step, shardings, donate: bool, num: int, options: dict | None = None):
     """`advance(state, data, key) → (state, metrics [num])`: `num` steps in one program.
 
     Args:
       step: (state, data, key) → (state, metrics).
       shardings: of the state; the metrics lie on every device.
+      options: of XLA for this program.
     """
     mesh = jax.tree.leaves(shardings)[0].mesh
 
@@ -76,19 +77,19 @@ def scanned(step, shardings, donate: bool, num: int):
         return jax.lax.scan(lambda s, _: step(s, data, key), state, length=num)
 
     return jax.jit(advance, donate_argnums=(0,) if donate else (),
-                   out_shardings=(shardings, sharding.replicated(mesh)))
+                   out_shardings=(shardings, sharding.replicated(mesh)), compiler_options=options)
 
 
-def one_by_one(step, shardings, donate: bool):
+def one_by_one(step, shardings, donate: bool, options: dict | None = None):
     """`advance(state, data, key, num) → (state, metrics [num])`: as `scanned`, each step
     dispatched by itself.
 
     XLA's compiler for CPUs (of JAX 0.10) finds the fast form of a convolution's gradient only
     outside of loops; within one it takes 2 to 40 times as long (experiments/results/images.md).
     """
+    mesh = jax.tree.leaves(shardings)[0].mesh
     once = jax.jit(step, donate_argnums=(0,) if donate else (),
-                   out_shardings=(shardings, sharding.replicated(
-                       jax.tree.leaves(shardings)[0].mesh)))
+                   out_shardings=(shardings, sharding.replicated(mesh)), compiler_options=options)
 
     def advance(state, data, key, num):
         found = []
@@ -100,12 +101,21 @@ def one_by_one(step, shardings, donate: bool):
     return advance
 
 
-def dispatched(step, shardings, donate: bool, whole: int):
+def dispatched(step, shardings, donate: bool, whole: int, options: dict | None = None,
+               ahead: tuple | None = None):
     """`advance(state, data, key, num) → (state, metrics [num])`: `whole` steps in one program, any
     other number of them one by one. Two programs are compiled at most, however many marks cut a
-    run into pieces."""
-    together = scanned(step, shardings, donate, whole)
-    apart = one_by_one(step, shardings, donate)
+    run into pieces.
+
+    Args:
+      options: of XLA for both.
+      ahead: what a whole dispatch will be given, `placed` shapes or arrays: it is compiled now,
+        and the compiler's memory does not come on top of the state's if that is born later.
+    """
+    together = scanned(step, shardings, donate, whole, options)
+    apart = one_by_one(step, shardings, donate, options)
+    if ahead:
+        together = together.lower(*ahead).compile()
 
     def advance(state, data, key, num):
         return together(state, data, key) if num == whole > 1 else apart(state, data, key, num)
@@ -113,9 +123,22 @@ def dispatched(step, shardings, donate: bool, whole: int):
     return advance
 
 
+def has_whole(whole: int, end: int, marks: Iterable[int]) -> bool:
+    """Whether a run of `end` steps has a dispatch of `whole`, with all that it is cut at."""
+    ends = {0, end, *range(0, end, whole), *(m for m in marks if m < end)}
+    return whole in np.diff(sorted(ends))
+
+
 def whole_dispatch(config: ConfigDict, *every: int) -> int:
     """Steps between two ends of dispatches, where no mark is between; `every` as of `run`."""
     return min(config.run.steps_per_dispatch, config.run.checkpoint_every, *every)
+
+
+def placed(init, shardings_of, *args):
+    """Shapes of `init(*args)` that say where each array belongs; `shardings_of` is as of `born`."""
+    shapes = jax.eval_shape(init, *args)
+    return jax.tree.map(lambda v, to: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=to),
+                        shapes, shardings_of(shapes))
 
 
 def born(init, shardings_of, *args):
@@ -125,7 +148,9 @@ def born(init, shardings_of, *args):
       shardings_of: shapes of the state → its shardings.
     """
     shardings = shardings_of(jax.eval_shape(init, *args))
-    return jax.jit(init, out_shardings=shardings)(*args), shardings
+    with host_memory.given_back():  # of a function of its own: its program is freed with it
+        state = jax.jit(lambda *args: init(*args), out_shardings=shardings)(*args)
+    return state, shardings
 
 
 def run(

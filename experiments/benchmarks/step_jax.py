@@ -60,8 +60,8 @@ def random_windows(sizes: Sizes, n: int) -> Batch:
 
 
 def programs(config: ConfigDict, sizes: Sizes):
-    """`start(key) → (state, teacher's parameters)` and `make(draw_batch) → step(state, inputs, key)
-    → (state, metrics)`, with inputs (data, teacher's parameters)."""
+    """`start(key) → state`, `start_teacher(key) → its parameters`, and `make(draw_batch) →
+    step(state, inputs, key) → (state, metrics)`, with inputs (data, teacher's parameters)."""
     dtype = problem.dtype(config)
     model = MixtureOfExperts(
         action_dim=sizes.action_dim, dtype=dtype, **config.student.to_dict())
@@ -69,9 +69,12 @@ def programs(config: ConfigDict, sizes: Sizes):
     example = random_windows(sizes, 1)
 
     def start(key):
-        teacher_key, student_key = jax.random.split(key)
-        params = denoiser.init(config.teacher, network, teacher_key, example)
-        return distill.init(config.distill, model, student_key, example.observation), params
+        _, key = jax.random.split(key)
+        return distill.init(config.distill, model, key, example.observation)
+
+    def start_teacher(key):
+        key, _ = jax.random.split(key)
+        return denoiser.init(config.teacher, network, key, example)
 
     def make(draw_batch=batch_at):
         def step(state, inputs, key):
@@ -83,7 +86,7 @@ def programs(config: ConfigDict, sizes: Sizes):
 
         return step
 
-    return start, make
+    return start, start_teacher, make
 
 
 def size(tree) -> int:
@@ -110,19 +113,25 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
     config = configure(sizes, how, windows, precision)
     config.run.update(devices=devices, expert_parallel=expert_parallel)
     mesh = sharding.make_mesh(config)
-    start, make = programs(config, sizes)
+    start, start_teacher, make = programs(config, sizes)
     data, draw_batch = sharding.resident(random_windows(sizes, max(1024, windows)), mesh, False)
     key, start_key = sharding.everywhere((jax.random.key(1), jax.random.key(0)), mesh)
-    (state, params), shardings = training.born(
-        lambda key: start(key),  # of its own: its program is freed with it
-        lambda shapes: (sharding.of_state(shapes[0], mesh),
-                        jax.tree.map(lambda _: sharding.replicated(mesh), shapes[1])),
-        start_key)
+
+    def shardings_of(shapes):
+        return sharding.of_state(shapes, mesh)
+
+    # as the stage: the teacher is there, the step is compiled, then the student is born
+    params, _ = training.born(
+        start_teacher,
+        lambda shapes: jax.tree.map(lambda _: sharding.replicated(mesh), shapes), start_key)
     inputs = (data, params)
     iterations = 1 if device == "cpu" else 10  # as the stage, which gives a GPU many at once
+    shapes = training.placed(start, shardings_of, start_key)
     with jax.default_matmul_precision(problem.MATMUL[precision]):
-        compiled = training.scanned(make(draw_batch), shardings[0], True, iterations).lower(
-            state, inputs, key).compile()
+        compiled = training.scanned(
+            make(draw_batch), shardings_of(shapes), True, iterations,
+            host_memory.compiler_options(config)).lower(shapes, inputs, key).compile()
+    state, _ = training.born(start, shardings_of, start_key)
     seen = []
 
     def one():
@@ -137,13 +146,15 @@ def build(sizes: Sizes, how: str, windows: int, device: str, precision: str, thr
             return peak_rss_mib()
         return found[0].memory_stats()["peak_bytes_in_use"] / 2**20
 
-    return Job(one, peak_mib, {
+    facts = {
         "device": found[0].device_kind, "devices": mesh.size, "first_losses": seen,
         "versions": config_lib.versions(),
         "parameters": {"teacher": size(inputs[1]), "student": size(state.params)},
         "xla_gflop": round((compiled.cost_analysis() or {}).get("flops", 0.0) / 1e9, 3),
         "arrays_mib": round(_arrays_mib(compiled.memory_analysis()), 1),
-    }, iterations)
+    }
+    host_memory.give_back()  # what counting took, which no user has
+    return Job(one, peak_mib, facts, iterations)
 
 
 def _arrays_mib(planned) -> float:
