@@ -131,9 +131,9 @@ def test_the_step_becomes_a_cuda_program(precision, kernel):
     assert ("triton" in program) == kernel
 
 
-def test_slices_are_of_64_windows():
+def test_slices_are_of_32_windows():
     """One at least."""
-    for windows, slices in ((16, 1), (64, 1), (256, 4)):
+    for windows, slices in ((16, 1), (64, 2), (256, 8)):
         config = step_jax.configure(TINY, step.ROWS["slices"].how, windows)
         assert (config.run.accumulate, config.distill.window) == (slices, "all")
 

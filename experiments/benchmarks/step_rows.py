@@ -65,8 +65,8 @@ ROWS = {
         "token that shares the window's prefix. The gating learns in the same pass of the student "
         "as the experts."),
     "slices": Row(
-        "JAX, teacher-forced, in slices", "step_jax", "all, in slices of 64",
-        "The same with the gradient computed in slices of 64 windows, config.run.accumulate: less "
+        "JAX, teacher-forced, in slices", "step_jax", "all, in slices of 32",
+        "The same with the gradient computed in slices of 32 windows, config.run.accumulate: less "
         "memory, and on a CPU more of it in its cache."),
     "last": Row(
         "JAX, teacher-forced, newest action", "step_jax", "last",
