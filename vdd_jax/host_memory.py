@@ -23,7 +23,7 @@ def compiler_options(config: ConfigDict) -> dict | None:
 
     For a CPU its newer emitters set up an MLIR context for every fusion, of which a step that
     distils a transformer has hundreds: without them its process needs 720 MiB in place of 1,076,
-    compiles a tenth longer and is as fast, while a step of small layers is slower (measured:
+    compiles up to a quarter longer and is as fast; a step of small layers is slower (measured:
     experiments/results/speed.md).
     """
     transformers = "transformer" in (config.teacher.backbone, config.student.trunk)
