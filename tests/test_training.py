@@ -75,9 +75,44 @@ def test_a_whole_dispatch_is_compiled_before_there_is_a_state():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("num", [3, 2])
+def test_options_are_of_both_programs(num):
+    """XLA refuses one that it does not know."""
+    mesh = sharding.make_mesh(config_lib.default())
+    state = jnp.zeros((), int), jnp.ones(())
+    shardings = jax.tree.map(lambda _: sharding.replicated(mesh), state)
+    advance = training.dispatched(step, shardings, False, 3, {"xla_no_such_option": True})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        advance(jax.device_put(state, shardings), jnp.arange(7.0), jax.random.key(0), num)
+
+
+def test_distillation_is_compiled_before_there_is_a_student(tmp_path, monkeypatch):
+    """With the options of its networks."""
+    class Enough(Exception):
+        pass
+
+    seen, dispatched = [], training.dispatched
+
+    def noted(step, shardings, donate, whole, options, ahead):
+        seen.append((whole, options, ahead is not None))
+        return dispatched(step, shardings, donate, whole, None, None)
+
+    def born(*_):
+        raise Enough
+
+    monkeypatch.setattr(training, "dispatched", noted)
+    monkeypatch.setattr(training, "born", born)
+    monkeypatch.setattr(distill.host_memory, "compiler_options", lambda config: {"of": "it"})
+    config = tiny(stages=("distill",), run__num_snapshots=0, distill__reallocations=0)
+    config.distill.num_iterations = 20
+    with pytest.raises(Enough):
+        distill.run(config, tmp_path)
+    assert seen == [(4, {"of": "it"}, True)]
+
+
 @pytest.mark.parametrize(("whole", "end", "marks", "has"), [
     (10, 30, [], True), (10, 10, [], True), (10, 9, [], False), (10, 25, [], True),
-    (10, 20, [5, 15], False), (10, 30, [5, 15], True), (10, 10, [10], True), (1, 1, [], True),
+    (10, 20, [5, 15], False), (10, 30, [5, 15], True), (10, 10, [10], True), (1, 5, [], False),
 ])
 def test_whether_a_run_has_a_whole_dispatch(whole, end, marks, has):
     assert training.has_whole(whole, end, marks) == has

@@ -124,9 +124,10 @@ def dispatched(step, shardings, donate: bool, whole: int, options: dict | None =
 
 
 def has_whole(whole: int, end: int, marks: Iterable[int]) -> bool:
-    """Whether a run of `end` steps has a dispatch of `whole`, with all that it is cut at."""
+    """Whether a run of `end` steps has a dispatch of `whole`, with all that it is cut at; of one
+    step it has none, which goes alone."""
     ends = {0, end, *range(0, end, whole), *(m for m in marks if m < end)}
-    return whole in np.diff(sorted(ends))
+    return whole > 1 and whole in np.diff(sorted(ends))
 
 
 def whole_dispatch(config: ConfigDict, *every: int) -> int:
