@@ -62,9 +62,10 @@ def get_config(variant: str = ""):
         config.teacher.num_iterations = 20_000
     if config.task.name == "sorting_6":
         # after 20,000 demonstrations are not learned yet; where six boxes are, a student has to
-        # learn which way to go above all
+        # learn which way to go above all, and comes to where no demonstration was
         config.teacher.num_iterations = 40_000
-        config.student.gating_width = 512
+        config.student.update(gating_width=1024, gating_depth=3)
+        config.distill.update(visits=(0.4, 0.7), visited_episodes=400)
     if variant == "smoke":
         config.task.update(name="block_push", goal_length=1)
         smoke(config)

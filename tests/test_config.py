@@ -181,6 +181,17 @@ def test_the_nearest_key_is_named(wrong, right):
      ("policy.min_weight is 0.2", "5 experts", "none might be left")),
     (dict(distill__gating_update="together", distill__gating_steps=2),
      ("one update in an iteration", "gating_steps is 2")),
+    (dict(task__name="avoiding", distill__visits=(0.5,), distill__noise__low=0.05),
+     ("distill.visits is given", "distill.actions = 'teacher'")),
+    (dict(distill__visits=(0.5,)), ("distill.visits is given", "toy has no simulator")),
+    (dict(task__name="recorded", task__observation_dim=2, task__action_dim=1,
+          distill__actions="teacher", distill__visits=(0.5,), distill__noise__low=0.05),
+     ("distill.visits is given", "recorded has no simulator")),
+    (dict(task__name="sorting_image", distill__actions="teacher", distill__visits=(0.5,),
+          distill__noise__low=0.05), ("distill.visits is given", "with images")),
+    (dict(task__name="kitchen", task__goal_length=2, distill__actions="teacher",
+          distill__visits=(0.5,), distill__noise__low=0.05),
+     ("distill.visits is given", "with goals")),
     (dict(distill__gating_steps=0), ("gating is 'learned'", "gating_steps is 0")),
 ])
 def test_inconsistent_values_are_refused(values, words):

@@ -326,6 +326,17 @@ KEYS: dict[str, Key] = {
         "of a state are moved before the teacher is asked, in scaled observations: the student "
         "learns what the teacher does beside the demonstrations too", **_at_least(0),
     ),
+    "distill.visits": Key(
+        (), "actions = 'teacher': fractions of the iterations after which the student drives "
+        "episodes in the task's simulator; from then on it learns what the teacher does at the "
+        "states it came to, too (DAgger)", lambda v: all(0 < part < 1 for part in v),
+        "numbers in (0, 1)",
+    ),
+    "distill.visited_episodes": Key(300, "episodes of each visit", **_at_least(1)),
+    "distill.visited_share": Key(
+        0.5, "of the teacher's actions at states of the visits so far", lambda v: 0 < v < 1,
+        "in (0, 1)",
+    ),
     "distill.likelihood_weight": Key(
         0.0, "weight of −log q_σ of the teacher's actions beside the experts' bounds: the forward "
         "KL, which forgets no mode, beside the reverse one", **_at_least(0),

@@ -110,6 +110,16 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
     if not learned and c["distill.actions"] == "teacher":
         errors.append(f"config.distill.actions is 'teacher', but the demonstrations of "
                       f"{c['task.name']} are samples of its teacher already")
+    if c["distill.visits"]:
+        errors += [f"config.distill.visits is given, {text}" for wrong, text in (
+            (learned and c["distill.actions"] != "teacher",
+             "which needs config.distill.actions = 'teacher'"),
+            (not learned or c["task.name"] == "recorded",
+             f"but {c['task.name']} has no simulator in which a student could drive"),
+            (c["task.name"] in WITH_IMAGES, "but of episodes with images none are kept"),
+            (c["task.goal_length"],
+             "but of episodes with goals (config.task.goal_length) none are kept"),
+        ) if wrong]
     if not learned and "train_teacher" in c["stages"]:
         errors.append(f"the teacher of {c['task.name']} is exact; take 'train_teacher' out of "
                       "config.stages")

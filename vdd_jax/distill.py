@@ -22,6 +22,7 @@ from vdd_jax import (
     reallocate,
     sharding,
     training,
+    visits,
 )
 from vdd_jax import config as config_lib
 from vdd_jax.core import mixture
@@ -253,14 +254,25 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
         problem.stage_key(config, "distill"), 4)
     mesh = sharding.make_mesh(config)
     data = task.data
+    action_key = jax.random.fold_in(move_key, 1)
     if config.distill.actions == "teacher":
-        data = teachers_actions(config.distill, task, jax.random.fold_in(move_key, 1))
+        data = teachers_actions(config.distill, task, action_key)
+    num = len(data.action)
     init_key, step_key, move_key, params = sharding.everywhere(
         (init_key, step_key, move_key, task.teacher.params), mesh)
     data, draw_batch = sharding.resident(data, mesh, config.run.split_data)
     draw_batch = exchange.drawing(draw_batch, problem.alike(config))
     task = task._replace(data=None)  # not a second time on the first device
-    inputs = (data, params)
+
+    def with_visits(data, until):
+        seen = visits.visited(config, workdir, until, task.scaler)
+        if seen is None:
+            return data
+        there = round(config.distill.visited_share * num)
+        rows = visits.asked(config.distill, task, seen, there, action_key)
+        return sharding.replaced(data, rows, num - there)
+
+    inputs = (with_visits(data, checkpoint.last_step(workdir / "distill") or 0), params)
 
     def fresh(key):
         state = init(config.distill, model, key, problem.example(config).observation)
@@ -281,9 +293,9 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
         return make_reallocation(
             config.distill, model, task.teacher.of(params), draw_batch)(state, data, key)
 
-    move_steps = reallocation_steps(config.distill)
+    move_steps, visit_steps = reallocation_steps(config.distill), visits.steps(config.distill)
     snapshot_steps = _snapshot_steps(config) if task.teacher.density else []
-    marks = [*snapshot_steps, *move_steps]
+    marks = [*snapshot_steps, *move_steps, *visit_steps]
     total = config.distill.num_iterations
     whole = training.whole_dispatch(config, config.run.log_every)
     options = host_memory.compiler_options(config)
@@ -299,6 +311,13 @@ def run(config: ConfigDict, workdir: Path, stop_at: int | None = None,
         _save_snapshot(model, sharding.here(state.params, mesh), task, workdir, 0)
 
     def look(state, done, metrics, log):
+        nonlocal inputs
+        if done in visit_steps:
+            log.note(f"step {done}: the student drives {config.distill.visited_episodes} episodes; "
+                     "its teacher will be asked at their states")
+            visits.drive(config, workdir, done, model.apply, sharding.here(state.params, mesh),
+                         task.scaler)
+            inputs = (with_visits(inputs[0], done), params)
         if done in move_steps:
             state, moved = move(state, inputs, move_key)
             if moved:

@@ -151,6 +151,18 @@ def resident(data: Batch, mesh: Mesh, split: bool) -> tuple[Batch, Callable[...,
     return jax.tree.map(shared, data), draw
 
 
+def replaced(data: Batch, rows: Batch, start: int) -> Batch:
+    """A `resident` data set with other rows from `start` on, equal in every process; each device
+    still holds its share. `data` is used up."""
+    places = jax.tree.map(lambda v: v.sharding, data)
+    mesh = jax.tree.leaves(places)[0].mesh
+
+    def put(data, rows):
+        return jax.tree.map(lambda v, new: v.at[start : start + len(new)].set(new), data, rows)
+
+    return jax.jit(put, donate_argnums=0, out_shardings=places)(data, everywhere(rows, mesh))
+
+
 def everywhere(tree: Any, mesh: Mesh) -> Any:
     """Arrays of this process, equal in every process (keys too) → the same on every device."""
     kinds = jax.tree.map(lambda v: jax.random.key_impl(v) if _is_key(v) else "", tree)
