@@ -21,7 +21,7 @@ def get_config(variant: str = ""):
         raise ValueError(f"configs/images.py has the variants stacking, small and smoke, not "
                          f"{variant!r}")
     planar = runpy.run_path(str(Path(__file__).with_name("planar.py")))["get_config"]
-    config = planar("smoke" if variant == "smoke" else "")
+    config = planar("smoke" if variant == "smoke" else "block_push")
     config.task.update(name="sorting_image", episodes_per_mode=60, goal_length=0)
     config.teacher.update(fourier=0, learning_rate=1e-4, weight_decay=1e-6, batch_size=256)
     config.student.fourier = 0

@@ -27,7 +27,7 @@ def get_config(variant: str = ""):
         raise ValueError("configs/kitchen.py has the variants beso, ddpm and smoke, not "
                          f"{variant!r}")
     planar = _of("planar.py")
-    config = planar["get_config"]()
+    config = planar["get_config"]("block_push")
     # what an episode is asked for is what was learned
     config.task.update(name="kitchen", window=4, goal_length=2, goal="end", episodes_per_mode=81,
                        held_out=0.05, scaler="bounded")  # things that are seldom moved

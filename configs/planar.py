@@ -25,6 +25,9 @@ MANY = {"aligning": 3_000, "sorting_4": 10_800, "sorting_6": 10_800}  # demonstr
 
 
 def get_config(variant: str = ""):
+    if variant not in ("", "smoke", *TASKS):
+        raise ValueError(f"configs/planar.py has the variants {', '.join(TASKS)} and smoke, not "
+                         f"{variant!r}")
     config = config_lib.default()
     # with a window of 5 a teacher of pushing predicts better and acts worse
     config.task.window = 1
@@ -48,10 +51,12 @@ def get_config(variant: str = ""):
                               actions="teacher", teacher_actions=400_000, actions_steps=18)
     config.from_scratch.update(num_iterations=15_000, batch_size=512, learning_rate=1e-3,
                                pacing=0.1)
-    config.task.name = variant if variant in TASKS else "pushing"
+    config.task.name = {"": "pushing", "smoke": "block_push"}.get(variant, variant)
     # of 500 demonstrations a teacher learns much by heart
     total = MANY.get(config.task.name, 2_000)
     config.task.episodes_per_mode = total // TASKS[config.task.name]
+    if config.task.name == "pushing":
+        config.distill.visits = (0.4, 0.7)  # a student comes to where no demonstration was
     if config.task.name.startswith("sorting"):
         config.policy.acting = "sample"  # by means of experts it keeps to fewer orders
     if config.task.name in ("sorting_4", "sorting_6"):
@@ -67,11 +72,8 @@ def get_config(variant: str = ""):
         config.student.update(gating_width=1024, gating_depth=3)
         config.distill.update(visits=(0.4, 0.7), visited_episodes=400)
     if variant == "smoke":
-        config.task.update(name="block_push", goal_length=1)
+        config.task.goal_length = 1
         smoke(config)
-    elif variant and variant not in TASKS:
-        raise ValueError(f"configs/planar.py has the variants {', '.join(TASKS)} and smoke, not "
-                         f"{variant!r}")
     return config
 
 

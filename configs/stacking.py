@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     if variant not in ("", "smoke"):
         raise ValueError(
             f"configs/stacking.py has the variants beso, ddpm and smoke, not {variant!r}")
-    config = _of("planar.py", variant)
+    config = _of("planar.py", variant or "block_push")
     config.task.update(name="stacking", goal_length=0)
     if variant == "smoke":
         config.evaluate.num_episodes = 2
