@@ -13,6 +13,7 @@ from tiny_config import tiny, tiny_avoiding
 from vdd_jax import closed_loop, distill, policy, problem, sharding, stages, visits
 from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.data import Scaler
+from vdd_jax.metrics import TrainingDiverged
 from vdd_jax.tasks import recording_file
 from vdd_jax.types import Batch
 
@@ -96,6 +97,16 @@ def test_a_visit_is_kept(tmp_path, driven):
     about = recording_file.read_about(tmp_path / "distill" / "visited" / "8.npz")
     assert about == {"task": "avoiding", "driven_by": "the student of iteration 8",
                      "success": pytest.approx(2 / 3)}
+
+
+def test_a_visit_without_a_finite_episode_is_told(tmp_path, driven, monkeypatch):
+    """And leaves nothing behind."""
+    ran = episodes()
+    ran.actions[:, 0] = np.nan
+    monkeypatch.setattr(closed_loop, "run", lambda *_: (ran, 1.0))
+    with pytest.raises(TrainingDiverged, match="iteration 8 drove 3 .*distill.learning_rate"):
+        visits.drive(avoiding(), tmp_path, 8, None, None, scaler())
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_visited_so_far(tmp_path, driven):

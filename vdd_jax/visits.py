@@ -16,6 +16,7 @@ from vdd_jax import closed_loop, problem, sharding
 from vdd_jax.checkpoint import CheckpointError
 from vdd_jax.data import Scaler, windows
 from vdd_jax.handover import teachers_actions
+from vdd_jax.metrics import TrainingDiverged
 from vdd_jax.problem import Problem
 from vdd_jax.tasks import recording_file
 from vdd_jax.tasks.recording_file import Recording
@@ -36,21 +37,28 @@ def drive(config: ConfigDict, workdir: Path, step: int, apply, params, scaler: S
 
     Raises:
       ConfigError: the official simulator is asked for, but not installed.
+      TrainingDiverged: no episode has finite numbers.
     """
     file = _file(workdir, step)
 
-    def drives() -> bool:
+    def drives() -> str | bool:
         if not file.exists():
             actor = closed_loop.of_student(config, apply, params, scaler, config.policy.acting,
                                            min_weight=config.policy.min_weight)
             key = jax.random.fold_in(problem.stage_key(config, "distill"), VISITS + step)
             episodes, _ = closed_loop.run(config, actor, key, config.distill.visited_episodes)
-            recording_file.write(file, as_recording(episodes), {
+            recording = as_recording(episodes)
+            if not recording.trajectories:
+                return (f"the student of iteration {step} drove {recording.discarded} episodes and "
+                        "came to numbers that are not finite in each of them. Try a smaller "
+                        "config.distill.learning_rate, or later config.distill.visits.")
+            recording_file.write(file, recording, {
                 "task": config.task.name, "driven_by": f"the student of iteration {step}",
                 "success": float(np.mean(episodes.success))})
         return True
 
-    sharding.agreed(drives)
+    if isinstance(failed := sharding.agreed(drives), str):
+        raise TrainingDiverged(failed)
 
 
 def visited(config: ConfigDict, workdir: Path, until: int, scaler: Scaler) -> Batch | None:

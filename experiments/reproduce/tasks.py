@@ -7,6 +7,10 @@ VP = tuple(f"--config.{key}" for key in (
     "teacher.sampler.kind=ddpm", "teacher.sampler.spacing=time", "distill.noise.low=0.06"))
 
 
+# rivals do not drive as a student can in its distillation: all learn at the same states
+LEVEL = "--config.distill.visits=()"
+
+
 def _families(config: str, *keys: str) -> dict[str, tuple[str, ...]]:
     """`config` with a FAMILY in it, for each."""
     return {family: (config.replace("FAMILY", family), *keys) for family in FAMILIES}
@@ -45,7 +49,7 @@ TASKS = {
     # the paper's score is of goals
     "block_push": _variants("block_push", "configs/planar.py:block_push",
                             "--config.task.goal_length=1"),
-    **{task: _variants(task, f"configs/planar.py:{task}")
+    **{task: _variants(task, f"configs/planar.py:{task}", LEVEL)
        for task in ("pushing", "aligning", "sorting_2", "sorting_4", "sorting_6")},
     "stacking": _variants("stacking", "configs/stacking.py"),
     "kitchen": _variants("kitchen", "configs/kitchen.py"),
