@@ -50,11 +50,8 @@ def get_config(variant: str = ""):
     if variant == "recorded":
         config.teacher.state_jitter = 0.03
     elif variant == "vp":
-        config.teacher.update(schedule="ddpm_cosine", num_train_steps=32, prediction="x0")
-        # uniform over the steps it would learn too little where ways part, σ/α of .2 to 1
-        config.teacher.noise.update(density="log_logistic", mean=-0.4, scale=1.0)
-        config.teacher.sampler.update(kind="ddpm", spacing="time", clip=3.0)
-        config.distill.noise.low = 0.06  # t = 0 of the chain
+        with_ddpm_teacher(config)
+        config.teacher.sampler.clip = 3.0
     elif variant == "smoke":
         config.task.episodes_per_mode = 1
         config.teacher.update(width=16, depth=1, num_iterations=20, batch_size=16, check_every=10)
@@ -71,3 +68,12 @@ def get_config(variant: str = ""):
         raise ValueError(
             f"configs/avoiding.py has the variants vp, recorded and smoke, not {variant!r}")
     return config
+
+
+def with_ddpm_teacher(config):
+    """A chain of 32 steps, in place of a teacher of BESO's kind."""
+    config.teacher.update(schedule="ddpm_cosine", num_train_steps=32, prediction="x0")
+    # uniform over the steps it would learn too little where ways part, σ/α of .2 to 1
+    config.teacher.noise.update(density="log_logistic", mean=-0.4, scale=1.0)
+    config.teacher.sampler.update(kind="ddpm", spacing="time")
+    config.distill.noise.low = 0.06  # t = 0 of the chain

@@ -3,7 +3,10 @@
     python -m vdd_jax.main --config=configs/images.py              sorting four boxes
     python -m vdd_jax.main --config=configs/images.py:stacking     stacking three
     python -m vdd_jax.main --config=configs/images.py:small        sorting two, a smaller network
+    python -m vdd_jax.main --config=configs/images.py:vp           sorting four, a DDPM teacher
+    python -m vdd_jax.main --config=configs/images.py:stacking_vp  stacking three, a DDPM teacher
     python -m vdd_jax.main --config=configs/images.py:smoke        for tests
+    python -m vdd_jax.main --config=configs/images.py:smoke_vp     for tests, a DDPM teacher
 
 A ResNet-18 for each camera learns with the teacher; the student takes it over, and what it sees is
 encoded once. The scripted demonstrator is recorded and drawn once to the user's cache, 54 KiB a
@@ -17,11 +20,12 @@ from pathlib import Path
 
 
 def get_config(variant: str = ""):
-    if variant not in ("", "stacking", "small", "smoke"):
-        raise ValueError(f"configs/images.py has the variants stacking, small and smoke, not "
-                         f"{variant!r}")
+    if variant not in ("", "vp", "stacking", "stacking_vp", "small", "smoke", "smoke_vp"):
+        raise ValueError("configs/images.py has the variants stacking, small, vp, stacking_vp, "
+                         f"smoke and smoke_vp, not {variant!r}")
+    asked, variant = variant, variant.removesuffix("vp").removesuffix("_")
     planar = runpy.run_path(str(Path(__file__).with_name("planar.py")))["get_config"]
-    config = planar("smoke" if variant == "smoke" else "block_push")
+    config = planar(("smoke" if variant == "smoke" else "block_push") + "_vp" * (asked != variant))
     config.task.update(name="sorting_image", episodes_per_mode=60, goal_length=0)
     config.teacher.update(fourier=0, learning_rate=1e-4, weight_decay=1e-6, batch_size=256)
     config.student.fourier = 0

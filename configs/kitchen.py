@@ -1,6 +1,7 @@
 """Relay kitchen (`pip install 'vdd_jax[kitchen]'`): goal-conditioned, up to seven sub-tasks.
 
     python -m vdd_jax.main --config=configs/kitchen.py             small networks, our distillation
+    python -m vdd_jax.main --config=configs/kitchen.py:vp          the same with a DDPM teacher
     python -m vdd_jax.main --config=configs/kitchen.py:beso        published: BESO
     python -m vdd_jax.main --config=configs/kitchen.py:ddpm        the same: DDPM
     python -m vdd_jax.main --config=configs/kitchen.py:smoke       for tests
@@ -23,11 +24,11 @@ def _of(name: str) -> dict:
 def get_config(variant: str = ""):
     if variant in ("beso", "ddpm"):
         return _of("published.py")["get_config"](f"kitchen_{variant}")
-    if variant not in ("", "smoke"):
-        raise ValueError("configs/kitchen.py has the variants beso, ddpm and smoke, not "
+    if variant not in ("", "vp", "smoke"):
+        raise ValueError("configs/kitchen.py has the variants vp, beso, ddpm and smoke, not "
                          f"{variant!r}")
     planar = _of("planar.py")
-    config = planar["get_config"]("block_push")
+    config = planar["get_config"]("block_push_vp" if variant == "vp" else "block_push")
     # what an episode is asked for is what was learned
     config.task.update(name="kitchen", window=4, goal_length=2, goal="end", episodes_per_mode=81,
                        held_out=0.05, scaler="bounded")  # things that are seldom moved

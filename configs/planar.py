@@ -7,6 +7,7 @@
     python -m vdd_jax.main --config=configs/planar.py:sorting_2    boxes by colour
     python -m vdd_jax.main --config=configs/planar.py:sorting_4    four of them
     python -m vdd_jax.main --config=configs/planar.py:sorting_6    six
+    python -m vdd_jax.main --config=configs/planar.py:TASK_vp      any of them with a DDPM teacher
     python -m vdd_jax.main --config=configs/planar.py:smoke        a minute, for tests
 
 Without --config.task.demonstrations=DIR (official recordings) a scripted demonstrator drives, which
@@ -17,6 +18,9 @@ but where boxes are as seen from there, and see boxes of a colour in every order
 stands in experiments/results/planar.md. The published ones: configs/published.py.
 """
 
+import runpy
+from pathlib import Path
+
 from vdd_jax import config as config_lib
 
 TASKS = {"pushing": 4, "block_push": 4, "aligning": 2, "sorting_2": 2, "sorting_4": 6,
@@ -25,9 +29,10 @@ MANY = {"aligning": 3_000, "sorting_4": 10_800, "sorting_6": 10_800}  # demonstr
 
 
 def get_config(variant: str = ""):
+    asked, variant = variant, variant.removesuffix("_vp")
     if variant not in ("", "smoke", *TASKS):
-        raise ValueError(f"configs/planar.py has the variants {', '.join(TASKS)} and smoke, not "
-                         f"{variant!r}")
+        raise ValueError(f"configs/planar.py has the variants {', '.join(TASKS)}, these with _vp, "
+                         f"and smoke, not {asked!r}")
     config = config_lib.default()
     # with a window of 5 a teacher of pushing predicts better and acts worse
     config.task.window = 1
@@ -71,6 +76,9 @@ def get_config(variant: str = ""):
         config.teacher.num_iterations = 40_000
         config.student.update(gating_width=1024, gating_depth=3)
         config.distill.update(visits=(0.4, 0.7), visited_episodes=400)
+    if asked.endswith("_vp"):
+        avoiding = runpy.run_path(str(Path(__file__).with_name("avoiding.py")))
+        avoiding["with_ddpm_teacher"](config)
     if variant == "smoke":
         config.task.goal_length = 1
         smoke(config)

@@ -1,6 +1,7 @@
 """Stacking in MuJoCo (`pip install 'vdd_jax[sim]'`): demonstrations → teacher → student.
 
     python -m vdd_jax.main --config=configs/stacking.py          small networks, as for Avoiding
+    python -m vdd_jax.main --config=configs/stacking.py:vp       the same with a DDPM teacher
     python -m vdd_jax.main --config=configs/stacking.py:beso     published: BESO
     python -m vdd_jax.main --config=configs/stacking.py:ddpm     the same: DDPM
     python -m vdd_jax.main --config=configs/stacking.py:smoke    a minute, for tests
@@ -23,10 +24,10 @@ def _of(name: str, variant: str = ""):
 def get_config(variant: str = ""):
     if variant in ("beso", "ddpm"):
         return _of("published.py", f"stacking_{variant}")
-    if variant not in ("", "smoke"):
+    if variant not in ("", "vp", "smoke"):
         raise ValueError(
-            f"configs/stacking.py has the variants beso, ddpm and smoke, not {variant!r}")
-    config = _of("planar.py", variant or "block_push")
+            f"configs/stacking.py has the variants vp, beso, ddpm and smoke, not {variant!r}")
+    config = _of("planar.py", {"": "block_push", "vp": "block_push_vp"}.get(variant, variant))
     config.task.update(name="stacking", goal_length=0)
     if variant == "smoke":
         config.evaluate.num_episodes = 2

@@ -34,8 +34,10 @@ def variants(path):
     module = load(path)
     found = set(re.findall(rf"--config=configs/{path.name}(?::(\w+))?", module.__doc__))
     general = {variant for variant in found if variant.startswith("TASK_")}
-    each = {name for name in getattr(module, "TASKS", ()) for variant in general
-            if name.endswith(variant.removeprefix("TASK"))}
+    each, tasks = set(), set(getattr(module, "TASKS", ()))
+    for ending in (variant.removeprefix("TASK") for variant in general):
+        each |= ({name for name in tasks if name.endswith(ending)}
+                 or {name + ending for name in tasks})
     return sorted((found - general) | each)
 
 
@@ -52,12 +54,15 @@ def test_there_are_configs():
 def test_the_docstring_gives_the_commands(path):
     """The file itself and a smoke variant at least, and every variant that the code knows."""
     text = path.read_text()
-    for base in re.findall(r'with_name\("([\w.]+)"\)', text):  # a file that it starts from
-        text += path.with_name(base).read_text()
+    if '["get_config"](variant)' in text:  # its variants are those of a file that it starts from
+        for base in re.findall(r'with_name\("([\w.]+)"\)', text):
+            text += path.with_name(base).read_text()
     known = set(re.findall(r'variant == "(\w+)"', text))
-    for several in re.findall(r"variant in (\([^)]+\))", text):
+    for several in re.findall(r"variant (?:not )?in (\([^)]+\))", text):
         known |= set(re.findall(r'"(\w+)"', several))
-    known |= set(getattr(load(path), "TASKS", ()))  # a variant for each
+    tasks = set(getattr(load(path), "TASKS", ()))  # a variant for each
+    known |= tasks | {name + ending for name in tasks
+                      for ending in re.findall(r'removesuffix\("(\w+)"\)', text)}
     assert set(variants(path)) == known | {""} and any(v.startswith("smoke") for v in known)
 
 
@@ -115,8 +120,8 @@ def test_an_unknown_variant_is_refused(path):
     ids=lambda v: getattr(v, "stem", v))
 def test_smoke_variants_run(path, variant, tmp_path, monkeypatch):
     """From nothing to a report with finite numbers (of fewer samples than a user's); everything
-    that an evaluation does is done without a simulator and with one of MuJoCo's (with Avoiding's
-    by the run `finished_avoiding`)."""
+    that an evaluation does is done, and drawn, without a simulator and with one of MuJoCo's (with
+    Avoiding's by the run `finished_avoiding`)."""
     if path.stem in ("planar", "stacking", "published"):
         pytest.importorskip("mujoco", reason="the sim extra is not installed")
     if path.stem == "kitchen":
@@ -126,6 +131,7 @@ def test_smoke_variants_run(path, variant, tmp_path, monkeypatch):
     config = load(path).get_config(variant)
     if path.stem not in ("toy", "planar"):
         config.evaluate.teacher_steps = ()
+        config.run.figures = False
         monkeypatch.setattr(mixture, "ACTING", mixture.ACTING[:1])
     report = stages.run(config, tmp_path / "run")
     numbers = [v for v in report["student"].values() if isinstance(v, (int, float))]

@@ -1,11 +1,5 @@
 """The tasks, and the keys by which a method is chosen: what tables and figures are made of."""
 
-# a DDPM teacher with small networks: as configs/avoiding.py:vp, which chose these on Avoiding
-VP = tuple(f"--config.{key}" for key in (
-    "teacher.schedule=ddpm_cosine", "teacher.num_train_steps=32", "teacher.prediction=x0",
-    "teacher.noise.density=log_logistic", "teacher.noise.mean=-0.4", "teacher.noise.scale=1.0",
-    "teacher.sampler.kind=ddpm", "teacher.sampler.spacing=time", "distill.noise.low=0.06"))
-
 
 # rivals do not drive as a student can in its distillation: all learn at the same states
 LEVEL = "--config.distill.visits=()"
@@ -16,10 +10,15 @@ def _families(config: str, *keys: str) -> dict[str, tuple[str, ...]]:
     return {family: (config.replace("FAMILY", family), *keys) for family in FAMILIES}
 
 
+def _with_ddpm(config: str) -> str:
+    """The variant of a configuration with small networks that has a DDPM teacher."""
+    return f"{config}_vp" if ":" in config else f"{config}:vp"
+
+
 def _variants(task: str, small: str, *keys: str) -> dict[str, dict[str, tuple[str, ...]]]:
     """Small networks, the published settings, sizes for tests."""
     return {
-        "": {"beso": (small, *keys), "ddpm": (small, *keys, *VP)},
+        "": {"beso": (small, *keys), "ddpm": (_with_ddpm(small), *keys)},
         "published": _families(f"configs/published.py:{task}_FAMILY"),
         "smoke": _families("configs/published.py:smoke_FAMILY", f"--config.task.name={task}"),
     }
@@ -27,9 +26,10 @@ def _variants(task: str, small: str, *keys: str) -> dict[str, dict[str, tuple[st
 
 def _images(task: str, small: str) -> dict[str, dict[str, tuple[str, ...]]]:
     """As `_variants`; the sizes for tests are of cameras too."""
-    tiny = ("configs/images.py:smoke", f"--config.task.name={task}",
-            "--config.evaluate.teacher_steps=(1,)")
-    return _variants(task, small) | {"smoke": {"beso": tiny, "ddpm": (*tiny, *VP)}}
+    smoke = "configs/images.py:smoke"
+    keys = f"--config.task.name={task}", "--config.evaluate.teacher_steps=(1,)"
+    return _variants(task, small) | {
+        "smoke": {"beso": (smoke, *keys), "ddpm": (_with_ddpm(smoke), *keys)}}
 
 
 FAMILIES = ("ddpm", "beso")
