@@ -12,7 +12,8 @@ A ResNet-18 for each camera learns with the teacher; the student takes it over, 
 encoded once. The scripted demonstrator is recorded and drawn once to the user's cache, 54 KiB a
 step, and all of it is held in memory: 60 demonstrations for each of six modes of sorting are about
 8 GiB. The settings are those of `configs/planar.py`, and of the encoder those of D3IL
-(AdamW, 1e-4, weight decay 1e-6, crops); they have not been tuned. For a GPU, but `small`.
+(AdamW, 1e-4, weight decay 1e-6, crops); they have not been tuned, nor a DDPM teacher
+measured. For a GPU, but `small`.
 """
 
 import runpy

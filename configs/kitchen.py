@@ -9,7 +9,8 @@
 Without --config.task.demonstrations=PATH (relay-policy-learning's arrays, Minari or D4RL HDF5) a
 scripted demonstrator drives 567 episodes, recorded once to the user's cache. The small networks are
 those of the planar tasks, wider. The published ones, and what of them is known:
-configs/published.py. For a GPU; what a small run reaches stands in experiments/results/kitchen.md.
+configs/published.py. For a GPU; what a small run reaches stands in experiments/results/kitchen.md
+(`vp` has not been measured).
 """
 
 import runpy

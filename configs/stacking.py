@@ -10,7 +10,7 @@ Three boxes are grasped and stacked, in six orders. Without --config.task.demons
 (official recordings) a scripted demonstrator drives, which is recorded once to the user's cache.
 The published transformers (6 layers, 6 heads, width 120, window 5, 16 steps) want a GPU; what of
 them is known: configs/published.py. None of this has been tuned here; what the small networks reach
-stands in experiments/results/planar.md.
+stands in experiments/results/planar.md (`vp` has not been measured).
 """
 
 import runpy
