@@ -15,7 +15,8 @@ is recorded once to the user's cache. The settings are those of Avoiding but for
 that every expert acts, however rare, and the number of demonstrations; where four boxes and more
 are sorted, networks are wider, learn longer, are not shown how far the rod is behind its command,
 but where boxes are as seen from there, and see boxes of a colour in every order. What was measured
-stands in experiments/results/planar.md, with a DDPM teacher pushing alone. The published ones: configs/published.py.
+stands in experiments/results/planar.md, with a DDPM teacher pushing alone. The published ones:
+configs/published.py.
 """
 
 import runpy
