@@ -163,6 +163,25 @@ def test_the_paper_has_eight_experts():
     assert config.distill.bound == "published" and config.distill.noise.kind == "fixed"
 
 
+SMALL = [("planar", name, f"{name}_vp") for name in load(CONFIGS / "planar.py").TASKS] + [
+    ("stacking", "", "vp"), ("kitchen", "", "vp"), ("images", "", "vp"),
+    ("images", "stacking", "stacking_vp"), ("images", "smoke", "smoke_vp")]
+
+
+@pytest.mark.parametrize("name, variant, other", SMALL)
+def test_a_ddpm_teacher_changes_what_is_its_own(name, variant, other):
+    """Its chain, and that students learn from it by as many steps as it acts with; no sizes, task
+    or visits."""
+    make = load(CONFIGS / f"{name}.py").get_config
+    one, two = config_lib.flatten(make(variant)), config_lib.flatten(make(other))
+    assert {key for key in one if one[key] != two[key]} == {
+        "teacher.schedule", "teacher.num_train_steps", "teacher.prediction",
+        "teacher.noise.density", "teacher.noise.mean",
+        "teacher.sampler.kind", "teacher.sampler.spacing", "distill.noise.low",
+        "distill.actions_steps", "consistency.actions_steps"}
+    assert not two["distill.actions_steps"] and not two["consistency.actions_steps"]
+
+
 def test_planar_tasks_are_demonstrated_alike():
     """About 2,000 demonstrations, or more, of as many modes as the task has; where more than two
     boxes are sorted the rod's measured place is hidden, boxes are also shown as seen from it, and

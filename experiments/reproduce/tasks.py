@@ -1,6 +1,5 @@
 """The tasks, and the keys by which a method is chosen: what tables and figures are made of."""
 
-
 # rivals do not drive as a student can in its distillation: all learn at the same states
 LEVEL = "--config.distill.visits=()"
 
