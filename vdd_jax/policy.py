@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
 
-from vdd_jax import checkpoint, problem, teachers
+from vdd_jax import ahead_of_time, checkpoint, problem, teachers
 from vdd_jax import config as config_lib
 from vdd_jax.baselines import consistency
 from vdd_jax.checkpoint import CheckpointError, Checkpoints
@@ -85,6 +85,16 @@ class Policy:
         action is within the range of the demonstrated ones (see `config.task.clip_actions`); every
         other method is of the whole q(a|s)."""
         return _act(self, checked(self, observation), key, how or self.acting)
+
+    def compiled(self, observation, key: jax.Array, how: str | None = None) -> Callable:
+        """`act` as a program for observations of this one's shape alone, (observation, key) →
+        action: compiled now, which takes seconds, with the parameters as they are now in it. For a
+        control loop; actions are those of `act` but for rounding.
+
+        Where parameters are many and the device is a CPU, they lie in it so that products of few
+        rows read them in one piece (`models.products.in_strips`).
+        """
+        return ahead_of_time.compiled(self, observation, key, how=how)
 
     def sample(self, observation, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Samples of q(a|s), `shape + [..., A]`, or `shape + [..., H, A]`."""

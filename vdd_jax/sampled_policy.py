@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from vdd_jax import ahead_of_time
 from vdd_jax.data import Scaler
 from vdd_jax.policy_input import as_chunk, checked, scaled
 
@@ -54,6 +55,10 @@ class SampledPolicy:
         action = self.sample(observation, key)
         flat = action.reshape(*action.shape[:-2], -1) if self.chunk > 1 else action
         return self.scaler.within_range(flat).reshape(action.shape)
+
+    def compiled(self, observation, key: jax.Array) -> Callable:
+        """`act` as a program for observations of this one's shape alone; as `Policy.compiled`."""
+        return ahead_of_time.compiled(self, observation, key)
 
     def sample(self, observation, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Actions, `shape + [..., A]`, or `shape + [..., H, A]`."""

@@ -55,15 +55,16 @@ ROWS = {
         "call."),
     "aot": Row(
         "JAX student, ahead of time", "actions", "jax student aot",
-        "policy.act compiled ahead of time (lower, compile), weights included: no checks of "
-        "values, only of shapes."),
+        "policy.compiled of this library: policy.act compiled ahead of time, with its checks, "
+        "weights included and, on a CPU in float32, read in strips."),
     "aot-bfloat16": Row(
         "JAX student, bfloat16, ahead of time", "actions", "jax student-bfloat16 aot",
         "The same of a student with config.precision='bfloat16': layers compute in it, the mixture "
         "in float32."),
     "export": Row(
         "JAX student, exported", "actions", "jax student export",
-        "The same program exported by jax.export, written to bytes, read back, called under jit."),
+        "policy.act exported by jax.export, weights included, written to bytes, read back, called "
+        "under jit: no checks of values, only of shapes."),
     "numpy": Row(
         "NumPy student", "actions", "exported student numpy",
         "numpy_policy.py of this library, which needs NumPy alone; every call has the same goal, "
@@ -200,11 +201,12 @@ def jax_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, th
         raise Unavailable(f"JAX sees no {device.upper()} device") from error
     network, _, precision = network.partition("-")
     if network == "student":
-        program, params = _jax_student(sizes, precision or "float32")
+        program, params = _jax_student(sizes, precision or "float32",
+                                       ahead=batch if kind == "aot" else 0)
     else:
         program, params = _jax_teacher(sizes, int(kind))
     keys = list(jax.random.split(jax.random.key(1), KEYS))
-    if kind != "jit":
+    if kind not in ("jit", "aot"):
         program = _compiled(program, kind, observations(sizes, batch), keys[0])
 
     def act(seen: Seen, number: int) -> np.ndarray:
@@ -252,12 +254,20 @@ def _policy(sizes: Sizes, precision: str = "float32"):
         apply_one=model.apply_one)
 
 
-def _jax_student(sizes: Sizes, precision: str):
-    """(what is seen, key) → actions `[B, A]`, by the policy of a student, and its parameters."""
+def _jax_student(sizes: Sizes, precision: str, ahead: int):
+    """(what is seen, key) → actions `[B, A]`, by the policy of a student, and its parameters; with
+    `ahead`, compiled for so many actions."""
+    import jax
+
     from vdd_jax.policy import History
 
+    def history(seen):
+        return History(seen.states, goal=seen.goals)
+
     policy = _policy(sizes, precision)
-    return lambda seen, key: policy.act(History(seen.states, goal=seen.goals), key), policy.params
+    act = policy.act if not ahead else policy.compiled(
+        history(observations(sizes, ahead)), jax.random.key(1))
+    return lambda seen, key: act(history(seen), key), policy.params
 
 
 def _jax_teacher(sizes: Sizes, calls: int):

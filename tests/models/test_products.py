@@ -1,5 +1,7 @@
-"""Products in bfloat16: as JAX makes them, forwards and backwards, whatever a CPU has for them."""
+"""Products in bfloat16 and with kernels in strips: as JAX makes them, whatever a CPU has for
+them."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,3 +135,39 @@ def test_where_xla_refuses_they_are_jaxs(monkeypatch):
     x, kernel = _given(6, 48), _given(48, 7, seed=1)
     anew = jax.make_jaxpr(lambda x, kernel: matmul(x, kernel))  # not as traced before
     assert str(anew(x, kernel)) == str(jax.make_jaxpr(jnp.matmul)(x, kernel))
+
+
+@pytest.mark.parametrize("dtype, digits", [(jnp.float32, 2**-22), (BFLOAT16, 2**-8)])
+@pytest.mark.parametrize("shape", [(64,), (1, 64), (6, 64), (2, 3, 64), (40, 64), (0, 64)])
+def test_kernels_in_strips(shape, dtype, digits):
+    """The layer is the same, of few rows and of many; strips are columns in one piece."""
+    layer = Dense(48, bias_init=nn.initializers.normal(), dtype=dtype)
+    x = jax.random.normal(jax.random.key(1), shape)
+    params = layer.init(jax.random.key(0), x)["params"]
+    strips = products.in_strips(params)
+    assert set(strips) == {"strips", "bias"} and strips["strips"].shape == (3, 64, 16)
+    np.testing.assert_array_equal(strips["strips"][1], params["kernel"][:, 16:32])
+    expected, found = (jax.jit(layer.apply)({"params": p}, x) for p in (params, strips))
+    assert found.dtype == dtype and found.shape == (*shape[:-1], 48)
+    expected, found = (np.asarray(v, np.float64) for v in (expected, found))
+    np.testing.assert_allclose(found, expected, atol=digits * np.abs(expected).max(initial=1))
+
+
+def test_a_product_of_strips_is_one_of_strips_where_rows_are_few():
+    """And where they are many, one of the whole kernel."""
+    strips = jnp.zeros((3, 64, 16))
+
+    def products_of(rows):
+        jaxpr = jax.make_jaxpr(matmul)(jnp.zeros((rows, 64)), strips).jaxpr
+        return [e.outvars[0].aval.shape for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+
+    assert products_of(products.FEW) == [(3, products.FEW, 16)]
+    assert products_of(products.FEW + 1) == [(products.FEW + 1, 48)]
+
+
+def test_what_has_no_strips_stays():
+    """Kernels of other widths, those stacked by expert or of convolutions, and all else."""
+    params = {"narrow": {"kernel": jnp.ones((64, 9))}, "experts": {"kernel": jnp.ones((4, 64, 48))},
+              "convolution": {"kernel": jnp.ones((3, 3, 3, 16))}, "positions": jnp.ones((5, 16))}
+    found = products.in_strips(params)
+    jax.tree.map(np.testing.assert_array_equal, found, params)

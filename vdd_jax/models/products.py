@@ -1,4 +1,4 @@
-"""Linear layers, and their products in bfloat16 on a CPU.
+"""Linear layers, and their products on a CPU: in bfloat16, and of few rows with many weights.
 
 XLA makes products of bfloat16 on a CPU by products of float32, or (since jaxlib 0.11, small ones)
 in a loop that adds up in bfloat16, unless they are asked to add up in float32 and the first factor
@@ -7,6 +7,10 @@ them with these, several times as fast (measured: experiments/results/speed.md),
 in float32. JAX's own derivatives of such a product are products of float32 again, so they are
 written down here, for reverse mode alone: `jax.jvp` of such a layer is refused. Elsewhere, and in
 every other type, a layer's product is JAX's own. A GPU adds up in float32 whatever it is told.
+
+A product of a few rows is the reading of its weights, and XLA reads a kernel one strip of columns
+after the other, a piece of every row: slow where it comes from memory. Parameters `in_strips` hold
+each strip in one piece (measured: the same file).
 """
 
 import functools
@@ -17,11 +21,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike as DType
 
-__all__ = ["Dense", "add_bias", "matmul"]
+__all__ = ["Dense", "add_bias", "in_strips", "kernel_of", "matmul"]
+
+COLUMNS = 16  # C, of a strip; others are slower, 48 and more as slow as the whole kernel
+FEW = 24  # rows, up to which strips are faster
 
 
 class Dense(nn.Module):
@@ -35,7 +43,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        kernel = kernel_of(self, self.kernel_init, (x.shape[-1], self.features))
         y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
         if not self.use_bias:
             return y
@@ -43,8 +51,35 @@ class Dense(nn.Module):
         return add_bias(y, bias.astype(self.dtype))
 
 
+def kernel_of(layer: nn.Module, init: Callable, shape: tuple[int, int]):
+    """The kernel `[K, N]` of a layer, or its strips `[N / C, K, C]` where it was given those."""
+    if layer.has_variable("params", "strips"):
+        return layer.get_variable("params", "strips")
+    return layer.param("kernel", init, shape)
+
+
+def in_strips(params: dict) -> dict:
+    """Parameters for products of few rows on a CPU: kernels `[K, N]` as strips `[N / C, K, C]` of
+    columns, where C divides N. The layers of this library take them; nothing else does."""
+    def layer(path, value):
+        if path[-1] != "kernel" or value.ndim != 2 or value.shape[1] % COLUMNS:
+            return path, value
+        strips = jnp.moveaxis(value.reshape(len(value), -1, COLUMNS), 1, 0)
+        return (*path[:-1], "strips"), strips
+
+    return unflatten_dict(dict(layer(*entry) for entry in flatten_dict(params).items()))
+
+
 def matmul(x, kernel):
-    """x `[..., K]` times kernel `[K, N]`."""
+    """x `[..., K]` times kernel `[K, N]`, or that of strips `[N / C, K, C]`."""
+    if kernel.ndim == 3:
+        strips, k, columns = kernel.shape
+        rows = x.reshape(math.prod(x.shape[:-1]), k)
+        if len(rows) <= FEW and x.dtype == jnp.float32:
+            y = lax.dot_general(jnp.broadcast_to(rows, (strips, *rows.shape)), kernel,
+                                (((2,), (1,)), ((0,), (0,))))
+            return jnp.moveaxis(y, 0, 1).reshape(*x.shape[:-1], strips * columns)
+        kernel = jnp.moveaxis(kernel, 0, 1).reshape(k, strips * columns)
     return _product(x, kernel) if _written_down(x.dtype) else x @ kernel
 
 

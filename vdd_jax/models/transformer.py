@@ -12,7 +12,7 @@ from jax.typing import DTypeLike as DType
 
 from vdd_jax.models import features
 from vdd_jax.models.attention import Behind, Whole
-from vdd_jax.models.products import Dense, matmul
+from vdd_jax.models.products import Dense, kernel_of, matmul
 from vdd_jax.types import Context
 
 _NORMAL = nn.initializers.normal(0.02)
@@ -32,7 +32,7 @@ class Apart(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param("kernel", _NORMAL, (x.shape[-1], self.features))
+        kernel = kernel_of(self, _NORMAL, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return matmul(x, kernel.astype(self.dtype)), bias.astype(self.dtype)
 
