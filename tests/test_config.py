@@ -189,9 +189,6 @@ def test_the_nearest_key_is_named(wrong, right):
      ("distill.visits is given", "recorded has no simulator")),
     (dict(task__name="sorting_image", distill__actions="teacher", distill__visits=(0.5,),
           distill__noise__low=0.05), ("distill.visits is given", "with images")),
-    (dict(task__name="kitchen", task__goal_length=2, distill__actions="teacher",
-          distill__visits=(0.5,), distill__noise__low=0.05),
-     ("distill.visits is given", "with goals")),
     (dict(distill__gating_steps=0), ("gating is 'learned'", "gating_steps is 0")),
 ])
 def test_inconsistent_values_are_refused(values, words):

@@ -229,6 +229,19 @@ def test_future_goals_are_after_the_step():
     np.testing.assert_array_equal(again.observation.goal, found.observation.goal)
 
 
+def test_goals_that_episodes_were_given():
+    """Scaled, the same at every step, also of an episode that is shorter than its goal."""
+    trajectories = episodes(5, 1, 7)
+    scaler = fit_trajectory_scaler(trajectories)
+    pursued = np.random.default_rng(1).normal(size=(3, 2, 3)).astype(np.float32)
+    found = windows(trajectories, scaler, 4, goal_length=2, pursued=pursued)
+    expected = np.repeat(scaler.scale_observation(pursued), [5, 1, 7], axis=0)
+    np.testing.assert_array_equal(found.observation.goal, expected)
+    plain = windows(trajectories, scaler, 4)
+    np.testing.assert_array_equal(found.observation.observations, plain.observation.observations)
+    np.testing.assert_array_equal(found.action, plain.action)
+
+
 def test_the_scaler_of_trajectories():
     """Mean and std over all steps of all episodes; steps never cross from one episode to the
     next; every action of a chunk is scaled alike."""

@@ -274,6 +274,7 @@ def test_goals_are_the_ends_of_training_episodes():
         assert np.abs(ends - goal).max((1, 2)).min() == 0
     assert len(np.unique(found[:, -1], axis=0)) == len(found)
     assert problem.goals(tiny_avoiding()) is None
+    np.testing.assert_array_equal(problem.goals(config, 2), found[[0, -1]])
 
 
 def test_no_stage_sees_a_key_of_another():

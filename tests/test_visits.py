@@ -33,7 +33,8 @@ def episodes(lengths=(3, 1, 2), limit=4):
 
 def test_of_an_episode_what_was_executed_is_kept():
     """Not what stands after its end."""
-    found = visits.as_recording(episodes())
+    found, kept = visits.as_recording(episodes())
+    assert kept == [0, 1, 2]
     assert [len(t.actions) for t in found.trajectories] == [3, 1, 2]
     np.testing.assert_array_equal(found.trajectories[2].observations[:, 0], [200, 201])
     np.testing.assert_array_equal(found.trajectories[2].actions[:, 1], [-200, -201])
@@ -47,7 +48,8 @@ def test_an_episode_of_numbers_that_are_not_finite_is_left_out(what):
     ran = episodes()
     getattr(ran, what)[0, 1, 0] = np.inf
     getattr(ran, what)[1, 3, 0] = np.nan
-    found = visits.as_recording(ran)
+    found, kept = visits.as_recording(ran)
+    assert kept == [1, 2]
     np.testing.assert_array_equal(found.modes, [11, 12])
     assert [len(t.actions) for t in found.trajectories] == [1, 2] and found.discarded == 1
 
@@ -72,7 +74,8 @@ def driven(monkeypatch):
         asked.append((actor, num, np.asarray(jax.random.key_data(key)).tolist()))
         return episodes(), 1.0
 
-    def of_student(config, apply, params, scaler, how, min_weight):
+    def of_student(config, apply, params, scaler, how, goals, min_weight):
+        assert goals is None
         return params, how, min_weight
 
     monkeypatch.setattr(closed_loop, "of_student", of_student)
@@ -96,7 +99,7 @@ def test_a_visit_is_kept(tmp_path, driven):
     assert numbers == (3, 3) and keys[0] != keys[1]
     about = recording_file.read_about(tmp_path / "distill" / "visited" / "8.npz")
     assert about == {"task": "avoiding", "driven_by": "the student of iteration 8",
-                     "success": pytest.approx(2 / 3)}
+                     "success": pytest.approx(2 / 3), "episodes": [0, 1, 2]}
 
 
 def test_a_visit_without_a_finite_episode_is_told(tmp_path, driven, monkeypatch):
@@ -121,6 +124,26 @@ def test_what_was_visited_so_far(tmp_path, driven):
     np.testing.assert_array_equal(first.observation.observations[:, 0, 0], [0, 0, 1, 100, 200, 200])
     np.testing.assert_array_equal(first.observation.past_actions[2], [[-1, -1]])
     np.testing.assert_array_equal(both.observation.observations[:, -1, 0], numbers * 2)
+
+
+def test_goals_are_pursued(tmp_path, driven, monkeypatch):
+    """By the student as it drives, those of as many demonstrations as it drives episodes, and by
+    the teacher where it is asked: of each episode its own, also where another was left out."""
+    goals = jnp.arange(2.0)[:, None, None] * jnp.ones((2, 1, 4)) + 50.0
+    wanted, pursued = [], []
+    monkeypatch.setattr(problem, "goals",
+                        lambda config, number: wanted.append(number) or goals)
+    monkeypatch.setattr(closed_loop, "of_student", lambda *given: pursued.append(given[5]))
+    ran = episodes((2, 1, 2, 1))
+    ran.actions[1] = np.nan
+    monkeypatch.setattr(closed_loop, "run", lambda *_: (ran, 1.0))
+    config = avoiding()
+    for step in (8, 14):
+        visits.drive(config, tmp_path, step, None, None, scaler())
+    found = visits.visited(config, tmp_path, 14, scaler())
+    assert set(wanted) == {3} and pursued[0] is goals
+    assert found.observation.goal.shape == (10, 1, 4)
+    np.testing.assert_array_equal(found.observation.goal[:, 0, 0], [50, 50, 50, 50, 51] * 2)
 
 
 @pytest.mark.parametrize("damage", [lambda f: f.write_bytes(b"no zip"), lambda f: f.unlink()])

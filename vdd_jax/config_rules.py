@@ -117,8 +117,6 @@ def inconsistencies(c: dict[str, Any]) -> list[str]:
             (not learned or c["task.name"] == "recorded",
              f"but {c['task.name']} has no simulator in which a student could drive"),
             (c["task.name"] in WITH_IMAGES, "but of episodes with images none are kept"),
-            (c["task.goal_length"],
-             "but of episodes with goals (config.task.goal_length) none are kept"),
         ) if wrong]
     if not learned and "train_teacher" in c["stages"]:
         errors.append(f"the teacher of {c['task.name']} is exact; take 'train_teacher' out of "

@@ -266,6 +266,7 @@ def _encode(encode, images):
 def windows(
     trajectories: list[Trajectory], scaler: Scaler, window: int, chunk: int = 1,
     goal_length: int = 0, goal: str = "end", encoder: Callable = encoded,
+    pursued: np.ndarray | None = None,
 ) -> Batch:
     """Every step of every trajectory with the window that ends there, scaled.
 
@@ -278,6 +279,8 @@ def windows(
       goal: 'end', the last ones; 'future', for each step some that begin after it, drawn once
         (the last ones where there is no room).
       encoder: `encoded`, or what gives the same with others.
+      pursued: `[E, G, O]`, raw, the goals of trajectories that did not need to reach them; then
+        those are the goals of their steps.
 
     Returns:
       A Batch of N = all steps: its observation a `Context`, its action `[N, H · A]`. Images that
@@ -292,20 +295,23 @@ def windows(
         length = len(actions)
         if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
             raise ValueError(f"trajectory {number} holds NaN or infinity")
-        if length < goal_length:
+        if pursued is None and length < goal_length:
             raise ValueError(f"trajectory {number} has {length} steps; a goal of "
                              f"{goal_length} observations does not fit in it")
         index = np.arange(length)[:, None] + np.arange(1 - window, 1)
         inside = np.clip(index, 0, None)
         ahead = np.clip(np.arange(length)[:, None] + np.arange(chunk), None, length - 1)
-        begin = np.full(length, length - goal_length)
-        if goal == "future":  # after the step, the last possible one excepted, as published
-            room = np.maximum(begin - np.arange(1, length + 1), 0)
-            drawn = np.arange(1, length + 1) + rng.integers(np.maximum(room, 1))
-            begin = np.where(room > 0, drawn, begin)
+        if pursued is not None:
+            goals = np.broadcast_to(pursued[number], (length, *pursued[number].shape))
+        else:
+            begin = np.full(length, length - goal_length)
+            if goal == "future":  # after the step, the last possible one excepted, as published
+                room = np.maximum(begin - np.arange(1, length + 1), 0)
+                drawn = np.arange(1, length + 1) + rng.integers(np.maximum(room, 1))
+                begin = np.where(room > 0, drawn, begin)
+            goals = observations[begin[:, None] + np.arange(goal_length)]
         rows.append((
-            observations[inside], index >= 0, actions[inside[:, :-1]],
-            observations[begin[:, None] + np.arange(goal_length)],
+            observations[inside], index >= 0, actions[inside[:, :-1]], goals,
             actions[ahead].reshape(length, -1),
         ))
     observations, valid, past, goal, action = (

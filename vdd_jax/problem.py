@@ -148,9 +148,9 @@ def data(config: ConfigDict, scaler: Scaler | None = None, encoder: Callable = e
         raise DataError(f"{about['demonstrations']}: {error}") from error
 
 
-def goals(config: ConfigDict) -> jax.Array | None:
-    """What episodes pursue, raw `[M, G, O]`: how M of the training trajectories ended; None where
-    the task is without goals.
+def goals(config: ConfigDict, number: int = GOALS) -> jax.Array | None:
+    """What episodes pursue, raw `[M, G, O]`: how M of the training trajectories ended, `number` of
+    them or all; None where the task is without goals.
 
     As in the published evaluation, the demonstrations shown are those that were learned from.
     """
@@ -158,7 +158,7 @@ def goals(config: ConfigDict) -> jax.Array | None:
     if not task.goal_length:
         return None
     train, _, _ = _trajectories(json.dumps(task.to_dict(), sort_keys=True))
-    chosen = np.linspace(0, len(train) - 1, min(GOALS, len(train))).astype(int)
+    chosen = np.linspace(0, len(train) - 1, min(number, len(train))).astype(int)
     return jnp.stack([train[i].observations[-task.goal_length :] for i in chosen])
 
 

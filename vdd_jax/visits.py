@@ -33,7 +33,8 @@ def steps(config: ConfigDict) -> list[int]:
 def drive(config: ConfigDict, workdir: Path, step: int, apply, params, scaler: Scaler) -> None:
     """Lets the student of `step` drive `config.distill.visited_episodes` episodes, as
     `config.policy` says it acts, and keeps them in `workdir/distill/visited/<step>.npz`, a
-    recording. One that is there already stays as it is.
+    recording. One that is there already stays as it is. Where the task has goals, episodes pursue
+    those of as many training demonstrations.
 
     Raises:
       ConfigError: the official simulator is asked for, but not installed.
@@ -43,18 +44,19 @@ def drive(config: ConfigDict, workdir: Path, step: int, apply, params, scaler: S
 
     def drives() -> str | bool:
         if not file.exists():
+            goals = problem.goals(config, config.distill.visited_episodes)
             actor = closed_loop.of_student(config, apply, params, scaler, config.policy.acting,
-                                           min_weight=config.policy.min_weight)
+                                           goals, config.policy.min_weight)
             key = jax.random.fold_in(problem.stage_key(config, "distill"), VISITS + step)
             episodes, _ = closed_loop.run(config, actor, key, config.distill.visited_episodes)
-            recording = as_recording(episodes)
+            recording, kept = as_recording(episodes)
             if not recording.trajectories:
                 return (f"the student of iteration {step} drove {recording.discarded} episodes and "
                         "came to numbers that are not finite in each of them. Try a smaller "
                         "config.distill.learning_rate, or later config.distill.visits.")
             recording_file.write(file, recording, {
                 "task": config.task.name, "driven_by": f"the student of iteration {step}",
-                "success": float(np.mean(episodes.success))})
+                "success": float(np.mean(episodes.success)), "episodes": kept})
         return True
 
     if isinstance(failed := sharding.agreed(drives), str):
@@ -71,14 +73,19 @@ def visited(config: ConfigDict, workdir: Path, until: int, scaler: Scaler) -> Ba
     files = [_file(workdir, step) for step in steps(config.distill) if step <= until]
     if not files:
         return None
+    goals = problem.goals(config, config.distill.visited_episodes)
     try:
         recording = recording_file.join([recording_file.read(file) for file in files])
+        pursued = None if goals is None else np.concatenate([
+            goals[np.array(recording_file.read_about(file)["episodes"]) % len(goals)]
+            for file in files])
     except recording_file.DAMAGED as error:
         raise CheckpointError(
             f"the states that the student came to until iteration {until} cannot be read from "
             f"{files[0].parent}: {error}. What it learns next are actions there; put the file "
             "back, or begin in another workdir") from error
-    return windows(recording.trajectories, scaler, config.task.window, config.task.chunk)
+    return windows(recording.trajectories, scaler, config.task.window, config.task.chunk,
+                   pursued=pursued)
 
 
 def asked(config: ConfigDict, task: Problem, seen: Batch, number: int, key: jax.Array) -> Batch:
@@ -92,15 +99,15 @@ def asked(config: ConfigDict, task: Problem, seen: Batch, number: int, key: jax.
     return teachers_actions(config, drawn, key)
 
 
-def as_recording(episodes) -> Recording:
-    """Episodes of a simulator with what was seen and done while each lasted; those of numbers that
-    are not finite are left out."""
+def as_recording(episodes) -> tuple[Recording, list[int]]:
+    """Episodes of a simulator with what was seen and done while each lasted, without those that
+    are not finite; and which of the episodes these are."""
     seen, done, mask, mode = (np.asarray(getattr(episodes, name)) for name in (
         "observations", "actions", "mask", "mode"))
     drove = [Trajectory(o[m], a[m]) for o, a, m in zip(seen, done, mask, strict=True)]
     kept = [i for i, trajectory in enumerate(drove)
             if mask[i].any() and all(np.isfinite(numbers).all() for numbers in trajectory)]
-    return Recording([drove[i] for i in kept], mode[kept], len(drove) - len(kept))
+    return Recording([drove[i] for i in kept], mode[kept], len(drove) - len(kept)), kept
 
 
 def _file(workdir: Path, step: int) -> Path:
