@@ -61,13 +61,14 @@ def test_a_demonstration_begins_after_its_lapse():
 
 
 def test_only_what_was_wanted_is_good():
-    nothing = [Trajectory(np.zeros((1, 30)), np.zeros((1, 9)))] * 4
-    orders = np.array([[0, 1, 2, 3]] * 4)
-    done = np.zeros((4, 7), bool)
+    """And of that only what is long enough to be learned from, and to hold a goal."""
+    shown = [Trajectory(np.zeros((n, 30)), np.zeros((n, 9))) for n in (10, 10, 10, 9, 280)]
+    orders = np.array([[0, 1, 2, 3]] * 5)
+    done = np.zeros((5, 7), bool)
     done[:, :4] = True
     done[1, 3], done[2, 5] = False, True
-    found = demonstrator.Attempt(orders, done, nothing)
-    assert list(found.good) == [True, False, False, True]
+    found = demonstrator.Attempt(orders, done, shown)
+    assert list(found.good) == [True, False, False, False, True]
 
 
 def test_orders_begin_with_their_mode_and_never_repeat():
@@ -85,7 +86,7 @@ def test_failed_attempts_are_drawn_again(monkeypatch):
         n = len(orders)
         done = (orders[:, :, None] == np.arange(7)).any(1)
         return demonstrator.Attempt(orders, done & (np.arange(n) % 2 == 0)[:, None], [
-            Trajectory(np.full((5, 30), o[0]), np.zeros((5, 9))) for o in orders])
+            Trajectory(np.full((15, 30), o[0]), np.zeros((15, 9))) for o in orders])
 
     monkeypatch.setattr(demonstrator, "attempt", half)
     found = demonstrator.record(2)
@@ -105,8 +106,8 @@ def quick(orders, seed, threads=None, lapses=None):
     done = (orders[:, :, None] == np.arange(7)).any(1) & good[:, None]
     rng = np.random.default_rng(seed)
     return demonstrator.Attempt(orders, done, [
-        Trajectory(np.full((5, 30), o[0], np.float32),
-                   rng.normal(size=(5, 9)).astype(np.float32)) for o in orders])
+        Trajectory(np.full((15, 30), o[0], np.float32),
+                   rng.normal(size=(15, 9)).astype(np.float32)) for o in orders])
 
 
 def test_a_recording_goes_on_where_it_was_left(monkeypatch, tmp_path):
