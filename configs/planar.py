@@ -75,7 +75,7 @@ def get_config(variant: str = ""):
         # after 20,000 demonstrations are not learned yet; where six boxes are, a student has to
         # learn which way to go above all, and comes to where no demonstration was
         config.teacher.num_iterations = 40_000
-        config.student.update(gating_width=1024, gating_depth=3)
+        config.student.update(gating_width=1024, gating_depth=3, head_depth=1, head_width=128)
         config.distill.update(visits=(0.4, 0.7), visited_episodes=400)
     if asked.endswith("_vp"):
         avoiding = runpy.run_path(str(Path(__file__).with_name("avoiding.py")))
