@@ -7,8 +7,8 @@
     python -m vdd_jax.main --config=configs/kitchen.py:smoke       for tests
 
 Without --config.task.demonstrations=PATH (relay-policy-learning's arrays, Minari or D4RL HDF5) a
-scripted demonstrator drives 567 episodes, recorded once to the user's cache. The small networks are
-those of the planar tasks, wider. The published ones, and what of them is known:
+scripted demonstrator drives 1,400 episodes, recorded once to the user's cache. The small networks
+are those of the planar tasks, wider. The published ones, and what of them is known:
 configs/published.py. For a GPU; what a small run reaches stands in experiments/results/kitchen.md
 (`vp` has not been measured).
 """
@@ -31,7 +31,7 @@ def get_config(variant: str = ""):
     planar = _of("planar.py")
     config = planar["get_config"]("block_push_vp" if variant == "vp" else "block_push")
     # what an episode is asked for is what was learned
-    config.task.update(name="kitchen", window=4, goal_length=2, goal="end", episodes_per_mode=81,
+    config.task.update(name="kitchen", window=4, goal_length=2, goal="end", episodes_per_mode=200,
                        held_out=0.05, scaler="bounded")  # things that are seldom moved
     config.teacher.update(width=512, fourier=0, num_iterations=40_000)
     config.student.update(num_experts=8, trunk_width=512, fourier=0)
