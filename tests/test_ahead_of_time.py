@@ -25,6 +25,9 @@ def pursuing():
     scaler = jax.device_put(Scaler(zero(2), one(2), zero(4), one(4), one(4)))
     seen = scaler.context(*_seen(()))
     params = jax.jit(model.init)(jax.random.key(0), seen)["params"]
+    # at birth a gating is uniform and an expert knows one action
+    params = jax.tree.map(lambda v: v + 0.1 * np.random.default_rng(v.size).normal(
+        size=v.shape).astype(np.float32), params)
     return Policy(params, scaler, model.apply, 4, 2, window=3, goal_length=1,
                   apply_one=model.apply_one)
 

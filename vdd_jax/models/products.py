@@ -8,9 +8,9 @@ in float32. JAX's own derivatives of such a product are products of float32 agai
 written down here, for reverse mode alone: `jax.jvp` of such a layer is refused. Elsewhere, and in
 every other type, a layer's product is JAX's own. A GPU adds up in float32 whatever it is told.
 
-A product of a few rows is the reading of its weights, and XLA reads a kernel one strip of columns
-after the other, a piece of every row: slow where it comes from memory. Parameters `in_strips` hold
-each strip in one piece (measured: the same file).
+A product of a few rows is above all the reading of its weights. Where they come from memory XLA
+takes about half the time if they are not one matrix but strips of its columns, each in one piece
+(`in_strips`; measured: the same file).
 """
 
 import functools
