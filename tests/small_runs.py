@@ -11,6 +11,7 @@ from vdd_jax import config as config_lib
 from vdd_jax import evaluate_closed_loop, open_loop, stages, train_teacher
 from vdd_jax.frames import Stored
 from vdd_jax.tasks import TASKS, cameras, record
+from vdd_jax.tasks.planar import recording
 from vdd_jax.tasks.with_images import WithImages
 from vdd_jax.types import SeenTrajectory
 
@@ -118,6 +119,7 @@ def less_is_drawn(patch: pytest.MonkeyPatch) -> None:
     """Of tasks with images the first steps of a demonstration are shown, and nothing is to be seen;
     as many everywhere: runs then share programs."""
     patch.setattr(cameras, "Renderer", Blank)
+    patch.setattr(recording, "cores", lambda: 1)  # else by processes, which are not patched
     patch.setattr(train_teacher, "HELD_OUT_IMAGES", 8)
     whole = WithImages._seen
 

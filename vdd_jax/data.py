@@ -13,6 +13,7 @@ from vdd_jax.frames import Frames
 from vdd_jax.types import Alike, Batch, Context, Trajectory
 
 ENCODED_AT_ONCE = 256  # images of each camera
+READ_AT_ONCE = 16 * ENCODED_AT_ONCE  # of several episodes, which are read side by side
 FURTHEST = 10.0  # that a number is from its mean, by the scaler 'bounded'
 HIDDEN = 1e20  # std of what is not shown: scaled it is 0 to any network, and still comes back
 
@@ -253,9 +254,12 @@ def encoded(frames: np.ndarray | Frames, encode, rows: np.ndarray | None = None)
     """Features `[N, F]` of images `[N, C, S, S, 3]`, so many at a time as fit in memory; or of
     `rows` of them alone, `[M]` integers."""
     rows = np.arange(len(frames)) if rows is None else rows
-    starts = range(0, len(rows), ENCODED_AT_ONCE)
-    return jnp.concatenate([
-        _encode(encode, frames[rows[i : i + ENCODED_AT_ONCE]]) for i in starts])
+    features = []
+    for i in range(0, len(rows), READ_AT_ONCE):
+        images = frames[rows[i : i + READ_AT_ONCE]]
+        features += [_encode(encode, images[j : j + ENCODED_AT_ONCE])
+                     for j in range(0, len(images), ENCODED_AT_ONCE)]
+    return jnp.concatenate(features)
 
 
 @jax.jit

@@ -3,10 +3,12 @@ several reads those alone that its devices hold."""
 
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
+from vdd_jax.cores import cores
 from vdd_jax.types import DataError
 
 
@@ -19,7 +21,7 @@ class Stored(NamedTuple):
 
 class Frames:
     """Like an array `[N, C, S, S, 3]` of uint8, of episodes one after the other. Each indexing
-    reads the episodes that it touches; the last one read is kept.
+    reads the episodes that it touches, several at once; the last one read is kept.
 
     >>> seen = Frames([np.full((2, 1, 1, 1, 3), 7, np.uint8),
     ...                Stored((3, 1, 1, 1, 3), lambda: np.zeros((3, 1, 1, 1, 3), np.uint8))])
@@ -48,9 +50,18 @@ class Frames:
         rows = np.arange(len(self))[index]
         found = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
         episodes = np.searchsorted(self._begins, rows, side="right") - 1
-        for episode in np.unique(episodes):
+
+        def read(episode: int) -> None:
             here = episodes == episode
-            found[here] = self._read(int(episode))[rows[here] - self._begins[episode]]
+            found[here] = self._read(episode)[rows[here] - self._begins[episode]]
+
+        touched = np.unique(episodes).tolist()
+        if len(touched) < 2:
+            for episode in touched:
+                read(episode)
+        else:  # what is compressed is read without Python's lock
+            with ThreadPoolExecutor(min(len(touched), cores())) as threads:
+                list(threads.map(read, touched))
         return found
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:

@@ -3,12 +3,16 @@
 OpenGL without a display comes from EGL or from OSMesa, whichever works here (`MUJOCO_GL`, if set,
 says which). As in the benchmark one camera stands in front of the table and one is held beside the
 hand; shadows and reflections are left out, which cost most of the time.
+
+As a program this file is one of the processes of a `Studio`; it imports nothing of vdd_jax, so that
+one is there within a second.
 """
 
 import os
+import pickle
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -126,37 +130,29 @@ class Renderer:
         self.close()
 
 
-class Studio:
-    """Draws a model in many states at once, with a renderer in each of some threads."""
-
-    def __init__(self, model, threads: int | None = None):
-        threads = threads or len(os.sched_getaffinity(0))
-        # a renderer belongs to its thread: each has an executor of its own
-        self._threads = [ThreadPoolExecutor(1) for _ in range(threads)]
-        self._renderers = [thread.submit(Renderer, model).result() for thread in self._threads]
-
-    def draw(self, places: np.ndarray) -> np.ndarray:
-        """Coordinates `[N, Q]` → `[N, C, S, S, 3]` uint8."""
-
-        def some(renderer, share):
-            return [renderer.draw(each) for each in share]
-
-        shares = np.array_split(places, len(self._threads))
-        drawn = [thread.submit(some, *given) for thread, *given in zip(
-            self._threads, self._renderers, shares, strict=True)]
-        return np.stack([image for part in drawn for image in part.result()])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        for thread, renderer in zip(self._threads, self._renderers, strict=True):
-            thread.submit(renderer.close).result()
-            thread.shutdown()
-
-
 def draw_all(model, states: np.ndarray, size: int = SIZE, cameras: tuple[str, ...] = CAMERAS
              ) -> np.ndarray:
     """States `[L, Q]` of a model → `[L, C, S, S, 3]` uint8."""
     with Renderer(model, size) as renderer:
         return np.stack([renderer.draw(places, cameras) for places in states])
+
+
+def serve(requests, images) -> None:
+    """Draws until there is nothing more to read: a pickled model first, then, as often as wanted,
+    states `[L, Q]`, of which images `[L, C, S, S, 3]` come back as plain bytes."""
+    with Renderer(pickle.load(requests)) as renderer:
+        while True:
+            try:
+                states = pickle.load(requests)
+            except EOFError:
+                return
+            for places in states:
+                images.write(renderer.draw(places).tobytes())
+            images.flush()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print
+    serve(sys.stdin.buffer, answers)

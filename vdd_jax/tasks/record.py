@@ -16,18 +16,17 @@ sorting_image, too, of sorting_2 to sorting_2_image, and of stacking to stacking
 """
 
 import argparse
-import contextlib
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from vdd_jax import file_lock
-from vdd_jax.tasks import TASKS, avoiding, cameras, kitchen
+from vdd_jax.tasks import TASKS, avoiding, kitchen
 from vdd_jax.tasks.planar import recording
-from vdd_jax.tasks.planar.physics import model_of
 from vdd_jax.tasks.recording_file import DAMAGED, Recording, images_of, read_about, write
 
 UNSEEN = ("avoiding", "kitchen")  # nothing draws them here
@@ -116,12 +115,8 @@ def take(task: str, episodes: int, seed: int, parts: Path, images: Path | None) 
         return made._replace(trajectories=made.trajectories[:episodes],
                              modes=made.modes[:episodes])
     demonstrator = TASKS[task].DEMONSTRATOR
-    with contextlib.ExitStack() as stack:
-        show = None
-        if images:
-            rules = demonstrator.rules
-            show = recording.drawing(images, stack.enter_context(
-                cameras.Renderer(model_of(rules.world.mjcf(rules.scene)))))
+    drawn = recording.drawing(demonstrator, images, episodes) if images else nullcontext()
+    with drawn as show:
         return recording.record(demonstrator, episodes, seed, parts=parts, show=show)
 
 

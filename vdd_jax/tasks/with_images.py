@@ -14,7 +14,6 @@ from vdd_jax.formats import d3il_images
 from vdd_jax.frames import Stored
 from vdd_jax.tasks import cameras
 from vdd_jax.tasks.planar import engine, recording
-from vdd_jax.tasks.planar.physics import model_of
 from vdd_jax.tasks.recording_file import images_of, read_images, read_of_task
 from vdd_jax.types import SeenTrajectory, Trajectory
 
@@ -104,17 +103,13 @@ class WithImages:
           OSError: nothing can be kept.
         """
         demonstrator = self.DEMONSTRATOR
+        total = episodes_per_mode * demonstrator.num_modes
 
         def make(parts: Path | None):
             if parts is None:
                 raise OSError(f"{file.parent} cannot be written, where images are kept")
-            rules = demonstrator.rules
-            with cameras.Renderer(model_of(rules.world.mjcf(rules.scene))) as renderer:
-                show = recording.drawing(images_of(file), renderer)
-                return recording.record(demonstrator,
-                                        episodes_per_mode * demonstrator.num_modes,
-                                        parts=parts, show=show)
+            with recording.drawing(demonstrator, images_of(file), total) as show:
+                return recording.record(demonstrator, total, parts=parts, show=show)
 
-        total = episodes_per_mode * demonstrator.num_modes
         return recording.kept(
             file, f"[{self.name}] recording {total} demonstrations with images", make)

@@ -13,11 +13,12 @@ servos sag: an action of zeros lets the arm sink. Observations carry uniform noi
 import contextlib
 import importlib.metadata
 import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
+
+from vdd_jax.cores import cores
 
 JOINTS = 9  # seven of the arm, two fingers
 OBSERVATION = 30  # and the 21 coordinates of the objects
@@ -82,7 +83,7 @@ class World:
         self.model = self._robot.model
         n = len(seeds)
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
-        self._threads = max(1, min(threads or len(os.sched_getaffinity(0)), n))
+        self._threads = max(1, min(threads or cores(), n))
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self._amplitude = np.concatenate([
             _ROBOT_NOISE * self._robot.robot_pos_noise_amp[:JOINTS],

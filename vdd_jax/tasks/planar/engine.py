@@ -12,10 +12,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from vdd_jax.cores import cores
 from vdd_jax.data import encoded
-from vdd_jax.tasks.cameras import Studio
 from vdd_jax.tasks.planar.physics import Starts, World
 from vdd_jax.tasks.planar.scene import Scene
+from vdd_jax.tasks.studio import STATES, Studio
 
 COMPILED = False
 
@@ -126,7 +127,10 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
     """
     with rules.world(rules.scene, starts, threads) as world, contextlib.ExitStack() as stack:
         n, d = world.desired.shape
-        look = encode and looking(stack.enter_context(Studio(world.model, threads)), encode, n)
+        look = None
+        if encode:
+            processes = min(threads or cores(), 1 + n // STATES)
+            look = looking(stack.enter_context(Studio(world.model, processes)), encode, n)
         act = acting(asking(actor, n, d, execute_steps), key, d, window, execute_steps)
         return play(rules, world, starts, lambda t, seen, running: act(t, seen),
                     limit or rules.limit, keep_states, look)

@@ -4,13 +4,13 @@
 model: what happens in one does not depend on the others, nor on the number of threads.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from vdd_jax.cores import cores
 from vdd_jax.tasks.planar.scene import Scene, leads, mjcf
 
 SETTLE_STEPS = 20  # physics steps before an episode, in which boxes come to rest on the table
@@ -64,7 +64,7 @@ class World:
         n = len(starts.tcp)
         self._robot = self._model.nq - 7 * len(scene.boxes)  # coordinates of the robot
         self._lead = leads(scene)
-        self._threads = max(1, min(threads or len(os.sched_getaffinity(0)), n))
+        self._threads = max(1, min(threads or cores(), n))
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self.desired = np.array(starts.tcp, float)
         self._data = [simulator().MjData(self._model) for _ in range(n)]

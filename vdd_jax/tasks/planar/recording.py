@@ -11,23 +11,24 @@ import contextlib
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vdd_jax import file_lock
+from vdd_jax.cores import cores
 from vdd_jax.metrics import Log
-from vdd_jax.tasks.cameras import Renderer
 from vdd_jax.tasks.planar import engine
 from vdd_jax.tasks.planar.lapses import Lapse, begins
-from vdd_jax.tasks.planar.physics import Starts, simulator
+from vdd_jax.tasks.planar.physics import Starts, model_of, simulator
 from vdd_jax.tasks.planar.skills import View
 from vdd_jax.tasks.recording_file import DAMAGED, Recording, join, read, read_of_task, write
+from vdd_jax.tasks.studio import Studio
 from vdd_jax.types import TaskSpec, Trajectory
 
-Show = Callable[[int, np.ndarray], None]  # number of an episode, its states `[L, Q]`
+Show = Callable[[dict[int, np.ndarray]], None]  # number of an episode → its states `[L, Q]`
 CHUNK = 96  # episodes recorded together
 ATTEMPTS = 20  # rounds of attempts before a demonstrator counts as broken
 
@@ -92,7 +93,7 @@ def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
     """Episodes `first` to `first + num − 1` of a recording; episode e is of mode e mod M, and
     begins after its lapse.
 
-    `show` is called for each of them, in any order.
+    `show` is called until it was given each of them once.
 
     Raises:
       RuntimeError: attempts keep failing.
@@ -113,13 +114,16 @@ def take(demonstrator: Demonstrator, first: int, num: int, seed: int,
         right &= (shortest <= episodes.steps) & (episodes.steps <= longest)
         first_shown = begins(lapses, episodes.steps)
         right &= first_shown < episodes.steps
+        seen = {}
         for row, i in enumerate(missing):
             if right[row]:
                 shown = slice(first_shown[row], episodes.steps[row])
                 kept[i] = Trajectory(episodes.observations[row, shown].copy(),
                                      episodes.actions[row, shown].copy())
                 if show:
-                    show(first + i, episodes.states[row, shown])
+                    seen[first + i] = episodes.states[row, shown]
+        if seen:
+            show(seen)
         discarded += int((~right).sum())
     if len(kept) < num:
         raise RuntimeError(f"{demonstrator.name}: the scripted demonstrator keeps failing "
@@ -141,7 +145,7 @@ def record(demonstrator: Demonstrator, num_episodes: int, seed: int = 0,
 
     Args:
       parts: directory in which finished chunks are kept, and looked for; None: nowhere.
-      show: called for each episode that is not looked up, before its chunk is kept.
+      show: called with the episodes that are not looked up, before their chunk is kept.
 
     Returns:
       The trajectories: observations `[L, O]` and actions `[L, A]`, float32.
@@ -170,18 +174,31 @@ def record(demonstrator: Demonstrator, num_episodes: int, seed: int = 0,
     return join(chunks)
 
 
-def drawing(folder: Path, renderer: Renderer):
-    """Draws an episode into a file of the folder, which is written under another name first."""
+@contextlib.contextmanager
+def drawing(demonstrator: Demonstrator, folder: Path, num_episodes: int) -> Iterator[Show]:
+    """Draws each episode into a file of the folder, which is written under another name first.
+
+    Raises:
+      NoOpenGL: nothing can be drawn on this machine.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    rules = demonstrator.rules
+    model = model_of(rules.world.mjcf(rules.scene))
 
-    def show(episode: int, states: np.ndarray) -> None:
-        images = np.stack([renderer.draw(places) for places in states])
-        unfinished = folder / f"{episode:06d}.part"
-        with unfinished.open("wb") as stream:
-            np.savez_compressed(stream, images=images)
-        os.replace(unfinished, folder / f"{episode:06d}.npz")
+    def show(episodes: dict[int, np.ndarray]) -> None:
+        numbers = list(episodes)
 
-    return show
+        def keep(place: int, images: np.ndarray) -> None:
+            name = f"{numbers[place]:06d}"
+            unfinished = folder / f"{name}.part"
+            with unfinished.open("wb") as stream:
+                np.savez_compressed(stream, images=images)
+            os.replace(unfinished, folder / f"{name}.npz")
+
+        studio.draw_each(list(episodes.values()), keep)
+
+    with Studio(model, min(cores(), num_episodes)) as studio:
+        yield show
 
 
 def finished(file: Path) -> Recording | None:
