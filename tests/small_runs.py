@@ -119,7 +119,7 @@ def less_is_drawn(patch: pytest.MonkeyPatch) -> None:
     """Of tasks with images the first steps of a demonstration are shown, and nothing is to be seen;
     as many everywhere: runs then share programs."""
     patch.setattr(cameras, "Renderer", Blank)
-    patch.setattr(recording, "cores", lambda: 1)  # else by processes, which are not patched
+    patch.setattr(recording, "processes", lambda most: 1)  # others are not patched
     patch.setattr(train_teacher, "HELD_OUT_IMAGES", 8)
     whole = WithImages._seen
 

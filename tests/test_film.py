@@ -25,7 +25,7 @@ def drawn(monkeypatch):
                                (len(states), len(shown), 8, 8, 3))
 
     monkeypatch.setattr(cameras, "draw_all", draw_all)
-    monkeypatch.setattr(cameras, "backend", lambda: "egl")
+    monkeypatch.setattr(cameras, "opengl", lambda: None)
 
 
 def test_the_demonstrator_is_filmed(tmp_path, capsys):

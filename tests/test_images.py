@@ -130,7 +130,7 @@ def ran(tmp_path_factory):
 
 def draws() -> bool:
     try:
-        return bool(cameras.backend())
+        return bool(cameras.opengl())
     except cameras.NoOpenGL:
         return False
 

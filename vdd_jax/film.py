@@ -116,7 +116,7 @@ def run(out: Path, task: str | None, workdir: Path | None, actor: str, mode: int
         raise ValueError(f"{out} exists; give another --out")
     if (task is None) == (workdir is None):
         raise ValueError("what shall be filmed? give either --task or --workdir")
-    cameras.backend()  # before the episode, not after it
+    cameras.opengl()  # before the episode, not after it
     if workdir is None:
         episodes = of_demonstrator(task, mode, seed)
     else:

@@ -17,7 +17,7 @@ pytest.importorskip("mujoco", reason="mujoco is not installed")
 
 def draws() -> bool:
     try:
-        return bool(cameras.backend())
+        return bool(cameras.opengl().backend)
     except cameras.NoOpenGL:
         return False
 
@@ -119,9 +119,9 @@ def test_states_belong_to_the_observations():
 
 @pytest.fixture
 def afresh():
-    cameras.backend.cache_clear()
+    cameras.opengl.cache_clear()
     yield
-    cameras.backend.cache_clear()
+    cameras.opengl.cache_clear()
 
 
 @pytest.mark.parametrize("works, wanted, found", [
@@ -130,15 +130,15 @@ def afresh():
     ({"osmesa"}, "egl", None), (set(), "", None), ({"osmesa"}, "glfw", "osmesa")])
 def test_what_works_is_chosen(monkeypatch, afresh, works, wanted, found):
     def tried(command, env, **options):
-        return SimpleNamespace(returncode=int(env["MUJOCO_GL"] not in works))
+        return SimpleNamespace(returncode=int(env["MUJOCO_GL"] not in works), stdout="a GPU\n")
 
     monkeypatch.setattr(subprocess, "run", tried)
     monkeypatch.setenv("MUJOCO_GL", wanted)
     if found:
-        assert cameras.backend() == found
+        assert cameras.opengl().backend == found
     else:
         with pytest.raises(cameras.NoOpenGL, match="neither EGL nor OSMesa works here; install"):
-            cameras.backend()
+            cameras.opengl()
 
 
 def test_a_run_on_a_machine_that_cannot_draw_ends_with_a_sentence():

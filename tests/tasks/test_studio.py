@@ -13,7 +13,7 @@ pytest.importorskip("mujoco", reason="mujoco is not installed")
 @pytest.fixture(scope="module")
 def model():
     try:
-        cameras.backend()
+        cameras.opengl()
     except cameras.NoOpenGL as error:
         pytest.skip(str(error))
     task = sorting.SORTING_2
@@ -68,3 +68,12 @@ def test_a_process_that_ended_is_told_in_a_sentence(model, states):
         drawing._all[1]._process.kill()
         with pytest.raises(OSError, match="a process that draws has ended with status -9"):
             drawing.draw(states)
+
+
+@pytest.mark.parametrize("found, most, expected", [
+    (("egl", "llvmpipe (LLVM 15.0.6, 256 bits)"), 100, 4), (("osmesa", ""), 3, 3),
+    (("egl", "NVIDIA H200/PCIe/SSE2"), 100, 1), (("egl", "llvmpipe"), 1, 1)])
+def test_cores_draw_where_no_gpu_does(monkeypatch, found, most, expected):
+    monkeypatch.setattr(cameras, "opengl", lambda: cameras.OpenGL(*found))
+    monkeypatch.setattr(studio, "cores", lambda: 4)
+    assert studio.processes(most) == expected

@@ -14,9 +14,19 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from vdd_jax.cores import cores
 from vdd_jax.tasks import cameras
 
 STATES = 16  # drawn at once for which one more process is worth its start
+
+
+def processes(most: int) -> int:
+    """How many draw best, of `most` that may.
+
+    Raises:
+      NoOpenGL: nothing can be drawn on this machine.
+    """
+    return min(most, cores()) if most > 1 and cameras.opengl().software else 1
 
 
 class Studio:
@@ -40,7 +50,7 @@ class Studio:
     def draw_each(self, several: Sequence[np.ndarray], keep: Callable[[int, np.ndarray], None]
                   ) -> None:
         """Of each of several `[L, Q]` its images `[L, C, S, S, 3]` are given to `keep`, with its
-        place among them, in any order and from several threads."""
+        place among them, in any order and from several threads: others are drawn meanwhile."""
         free = SimpleQueue()
         for one in self._all:
             free.put(one)
@@ -53,7 +63,8 @@ class Studio:
                 free.put(one)
             keep(place, images)
 
-        list(self._threads.map(work, range(len(several))))
+        with ThreadPoolExecutor(cores()) as threads:
+            list(threads.map(work, range(len(several))))
 
     def __enter__(self):
         return self
@@ -86,7 +97,7 @@ class _Process:
     """Another process."""
 
     def __init__(self, model):
-        environment = {**os.environ, "MUJOCO_GL": cameras.backend()}
+        environment = {**os.environ, "MUJOCO_GL": cameras.opengl().backend}
         self._process = subprocess.Popen(
             [sys.executable, "-P", cameras.__file__], env=environment, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE)

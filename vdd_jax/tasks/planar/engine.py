@@ -12,11 +12,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vdd_jax.cores import cores
 from vdd_jax.data import encoded
 from vdd_jax.tasks.planar.physics import Starts, World
 from vdd_jax.tasks.planar.scene import Scene
-from vdd_jax.tasks.studio import STATES, Studio
+from vdd_jax.tasks.studio import STATES, Studio, processes
 
 COMPILED = False
 
@@ -129,8 +128,8 @@ def rollout(rules: Rules, actor, key: jax.Array, starts: Starts, window: int = 1
         n, d = world.desired.shape
         look = None
         if encode:
-            processes = min(threads or cores(), 1 + n // STATES)
-            look = looking(stack.enter_context(Studio(world.model, processes)), encode, n)
+            most = min(threads or n, 1 + n // STATES)
+            look = looking(stack.enter_context(Studio(world.model, processes(most))), encode, n)
         act = acting(asking(actor, n, d, execute_steps), key, d, window, execute_steps)
         return play(rules, world, starts, lambda t, seen, running: act(t, seen),
                     limit or rules.limit, keep_states, look)

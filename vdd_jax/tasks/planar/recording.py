@@ -18,14 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from vdd_jax import file_lock
-from vdd_jax.cores import cores
 from vdd_jax.metrics import Log
 from vdd_jax.tasks.planar import engine
 from vdd_jax.tasks.planar.lapses import Lapse, begins
 from vdd_jax.tasks.planar.physics import Starts, model_of, simulator
 from vdd_jax.tasks.planar.skills import View
 from vdd_jax.tasks.recording_file import DAMAGED, Recording, join, read, read_of_task, write
-from vdd_jax.tasks.studio import Studio
+from vdd_jax.tasks.studio import Studio, processes
 from vdd_jax.types import TaskSpec, Trajectory
 
 Show = Callable[[dict[int, np.ndarray]], None]  # number of an episode → its states `[L, Q]`
@@ -197,7 +196,7 @@ def drawing(demonstrator: Demonstrator, folder: Path, num_episodes: int) -> Iter
 
         studio.draw_each(list(episodes.values()), keep)
 
-    with Studio(model, min(cores(), num_episodes)) as studio:
+    with Studio(model, processes(num_episodes)) as studio:
         yield show
 
 
