@@ -1,7 +1,7 @@
 """Many images at once: a model of MuJoCo drawn by several processes.
 
-Drawing holds Python's lock, so threads would take turns. A process is a program of `cameras.py`,
-which is told states and answers with images through a pipe.
+Two threads of one process draw no faster than one (experiments/results/images.md). A process is a
+program of `cameras.py`, which is told states and answers with images through a pipe.
 """
 
 import os
