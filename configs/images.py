@@ -12,8 +12,8 @@ A ResNet-18 for each camera learns with the teacher; the student takes it over, 
 encoded once. The scripted demonstrator is recorded and drawn once to the user's cache, 54 KiB a
 step, and all of it is held in memory: 60 demonstrations for each of six modes are between 5 and 6
 GiB. The settings are those of `configs/planar.py`, and of the encoder those of D3IL (AdamW, weight
-decay 1e-6, crops) but for the learning rate: its batches are a quarter of these. What a run on a GPU
-reached stands in experiments/results/images.md; a DDPM teacher has not been measured. For a GPU
+decay 1e-6, crops) but for the learning rate: its batches are a quarter of these. What they reached
+on a GPU stands in experiments/results/images.md; a DDPM teacher has not been measured. For a GPU
 (--config.precision=bfloat16), but `small`.
 """
 
