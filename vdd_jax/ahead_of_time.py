@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vdd_jax.models import products
-from vdd_jax.policy_input import History, checked, scaled
+from vdd_jax.policy_input import History, checked
 
 MANY = 1_000_000  # parameters that no core's own cache holds
 
@@ -18,8 +18,9 @@ def compiled(policy, observation, key: jax.Array, **how) -> Callable[[Any, jax.A
     if jax.default_backend() == "cpu" and isinstance(policy.params, dict) and MANY < sum(
             np.size(v) for v in jax.tree.leaves(policy.params)):
         policy = policy.replace(params=products.in_strips(policy.params))
-    ask = _of_goals if getattr(policy, "remember", None) else _of_everything
-    program, expected = ask(policy, given, key, how), _shapes(given)
+    program = jax.jit(lambda observation, key: policy.act(observation, key, **how)).lower(
+        given, key).compile()
+    expected = _shapes(given)
 
     def act(observation, key: jax.Array) -> jax.Array:
         seen = checked(policy, observation)
@@ -27,33 +28,6 @@ def compiled(policy, observation, key: jax.Array, **how) -> Callable[[Any, jax.A
             raise ValueError(f"this program was compiled for the shapes {expected}, not {found}; "
                              "compile another for these, or use policy.act")
         return program(seen, key)
-
-    return act
-
-
-def _of_everything(policy, given, key, how: dict):
-    """The program: (checked observation, key) → action."""
-    return jax.jit(lambda seen, key: policy.act(seen, key, **how)).lower(given, key).compile()
-
-
-def _of_goals(policy, given: History, key, how: dict):
-    """The same in two programs, of which the goal's runs when the goal is another one."""
-    def remember(seen):
-        with jax.default_matmul_precision(policy.matmul):
-            return {"memory": policy.remember(policy.params, scaled(policy, seen))}
-
-    remember = jax.jit(remember).lower(given).compile()
-    known = np.array(given.goal), remember(given)
-    program = jax.jit(lambda seen, key, memory: policy.replace(memory=memory).act(
-        seen, key, **how)).lower(given, key, known[1]).compile()
-
-    def act(seen: History, key):
-        nonlocal known
-        goal, memory = known
-        if not np.array_equal(goal, seen.goal):
-            memory = remember(seen)
-            known = np.array(seen.goal), memory
-        return program(seen, key, memory)
 
     return act
 

@@ -68,9 +68,6 @@ class Policy:
     matmul: str = struct.field(pytree_node=False, default="highest")  # of products of float32
     # (params, scaled observation, index) → the mixture of one expert; None: all are computed
     apply_one: Callable | None = struct.field(pytree_node=False, default=None)
-    # (params, scaled observation) → `memory`, what is made of its goal; None: there is no such part
-    remember: Callable | None = struct.field(pytree_node=False, default=None)
-    memory: dict = struct.field(default_factory=dict)  # {"memory": …} of the goal, or nothing
 
     def __repr__(self) -> str:  # not its arrays
         sizes = ", ".join(f"{name}={getattr(self, name)}" for name in (
@@ -95,8 +92,7 @@ class Policy:
         control loop; actions are those of `act` but for rounding.
 
         Where parameters are many and the device is a CPU, they lie in it so that products of few
-        rows read them in one piece (`models.products.in_strips`). What a transformer makes of a
-        goal is kept until another goal is given.
+        rows read them in one piece (`models.products.in_strips`).
         """
         return ahead_of_time.compiled(self, observation, key, how=how)
 
@@ -131,9 +127,9 @@ def _mixture(policy: Policy, observation, expert=None):
     seen = scaled(policy, observation)
     with jax.default_matmul_precision(policy.matmul):
         if expert is None:
-            q = policy.apply({"params": policy.params, **policy.memory}, seen)
+            q = policy.apply({"params": policy.params}, seen)
         else:
-            q = policy.apply_one(policy.params, seen, expert, **policy.memory)
+            q = policy.apply_one(policy.params, seen, expert)
     return mixtures.affine(q, policy.scaler.action_std, policy.scaler.action_mean)
 
 
@@ -210,11 +206,8 @@ def load(workdir: str | Path) -> Policy | SampledPolicy:
         model = problem.student(settings)
         params = _restore(checkpoints, jax.eval_shape(
             lambda: model.init(jax.random.key(0), example.observation)["params"]))
-    ours = settings.student
-    remembers = settings.task.goal_length and ours.trunk == "transformer" and not ours.independent
     return Policy(params, scaler, model.apply, min_weight=settings.policy.min_weight,
-                  acting=settings.policy.acting, apply_one=model.apply_one,
-                  remember=model.remember if remembers else None, **_sizes(settings))
+                  acting=settings.policy.acting, apply_one=model.apply_one, **_sizes(settings))
 
 
 def _no_student(workdir: Path) -> str:

@@ -56,11 +56,7 @@ ROWS = {
     "aot": Row(
         "JAX student, ahead of time", "actions", "jax student aot",
         "policy.compiled of this library: policy.act compiled ahead of time, with its checks, "
-        "weights included and, on a CPU in float32, read in strips; every call has the same goal, "
-        "whose keys and values are kept."),
-    "aot-goals": Row(
-        "JAX student, ahead of time, new goals", "actions", "jax student aot-goals",
-        "The same, each call with another goal than the one before."),
+        "weights included and, on a CPU in float32, read in strips."),
     "aot-bfloat16": Row(
         "JAX student, bfloat16, ahead of time", "actions", "jax student-bfloat16 aot",
         "The same of a student with config.precision='bfloat16': layers compute in it, the mixture "
@@ -193,8 +189,8 @@ SIGMAS = 1.0, 0.005  # of the teachers, greatest and least
 
 def jax_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, threads: int):
     """As `torch_actor`; `network` is 'teacher', 'student' or 'student-PRECISION', `kind` 'jit',
-    'aot', 'aot-goals' or 'export' for a student, for a teacher its calls. XLA makes as many threads
-    as the process may use cores."""
+    'aot' or 'export' for a student, for a teacher its calls. XLA makes as many threads as the
+    process may use cores."""
     import jax
 
     from vdd_jax import config as config_lib
@@ -206,16 +202,14 @@ def jax_actor(sizes: Sizes, network: str, kind: str, batch: int, device: str, th
     network, _, precision = network.partition("-")
     if network == "student":
         program, params = _jax_student(sizes, precision or "float32",
-                                       ahead=batch if kind.startswith("aot") else 0)
+                                       ahead=batch if kind == "aot" else 0)
     else:
         program, params = _jax_teacher(sizes, int(kind))
     keys = list(jax.random.split(jax.random.key(1), KEYS))
-    if kind not in ("jit", "aot", "aot-goals"):
+    if kind not in ("jit", "aot"):
         program = _compiled(program, kind, observations(sizes, batch), keys[0])
 
     def act(seen: Seen, number: int) -> np.ndarray:
-        if kind == "aot-goals":
-            seen = seen._replace(goals=seen.goals + np.float32(number % 2))
         return np.asarray(program(seen, keys[number % KEYS]))
 
     def peak_mib():
@@ -257,7 +251,7 @@ def _policy(sizes: Sizes, precision: str = "float32"):
     return Policy(
         params, _scaler(sizes), model.apply, sizes.observation_dim, sizes.action_dim, sizes.window,
         goal_length=sizes.goal_length, matmul=problem.MATMUL[config.precision],
-        apply_one=model.apply_one, remember=model.remember)
+        apply_one=model.apply_one)
 
 
 def _jax_student(sizes: Sizes, precision: str, ahead: int):

@@ -268,27 +268,6 @@ def test_the_last_of_every_step_is_the_newest():
         assert np.abs(np.asarray(changed)[:, -1] - one).max() > 1e-3
 
 
-@pytest.mark.parametrize("per_step", [False, True])
-def test_a_goal_that_is_remembered_need_not_be_shown(per_step):
-    """`remember` keeps what its goal alone says; with it the mixture, and that of one expert, is
-    that of the whole context, whatever goal the context has then."""
-    c, other = context(goal=2, missing=1), context(goal=2, seed=1)
-    model = module(trunk="transformer", trunk_depth=2, heads=2, per_step=per_step)
-    _, variables = of_context(c, trunk="transformer", trunk_depth=2, heads=2, per_step=per_step)
-    assert list(variables) == ["params"]
-    remember = jax.jit(model.remember)
-    memory = remember(variables["params"], other._replace(goal=c.goal))
-    jax.tree.map(np.testing.assert_array_equal, memory, remember(variables["params"], c))
-    expected, of_another = model.apply(variables, c), model.apply(variables, other)
-    found = model.apply({**variables, "memory": memory}, c._replace(goal=other.goal))
-    one = model.apply_one(variables["params"], other, 1, memory=remember(
-        variables["params"], other))
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(one.means[..., 0, :], of_another.means[..., 1, :], rtol=1e-4,
-                               atol=1e-5)
-
-
 def test_the_gating_of_a_transformer_gives_the_trunk_no_gradient():
     """As with any trunk: its features come through a stop-gradient."""
     c = context()

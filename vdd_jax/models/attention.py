@@ -28,16 +28,12 @@ def _split(qkv, heads: int):
 class Whole(NamedTuple):
     """One sequence."""
 
-    own: jax.Array  # `[..., S, P + S]` bool, what each token may attend to
-    past: jax.Array | None = None  # `[..., P, 3 D]`, P tokens before these, biased; None: P = 0
+    own: jax.Array  # `[..., S, S]` bool, what each token may attend to
 
     def attend(self, qkv, bias, heads: int, ask: slice, drop, fused: bool = False):
         """`[..., S, 3 D]`, `[3 D]` → `[..., S', D]` of the tokens `ask`; `drop` is for the
         weights. There is no fused way."""
         q, k, v = _split(qkv + bias, heads)
-        if self.past is not None:
-            _, *before = _split(self.past, heads)
-            k, v = (jnp.concatenate(two, axis=-3) for two in zip(before, (k, v), strict=True))
         return _attend(q[..., ask, :, :], k, v, self.own[..., ask, :], drop)
 
     def asked(self, x, ask: slice):

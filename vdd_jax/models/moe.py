@@ -218,20 +218,14 @@ class MixtureOfExperts(nn.Module):
         return Mixture(log_weights, means, scale_tril)
 
     @nn.nowrap
-    def remember(self, params: dict, observation: Context) -> dict:
-        """What the trunk, a transformer that all experts share, makes of the goal: `apply` and
-        `apply_one` with this `memory` do not run the goal's tokens again."""
-        return self.apply({"params": params}, observation, mutable=["memory"])[1]["memory"]
-
-    @nn.nowrap
-    def apply_one(self, params: dict, observation, expert, **collections) -> Mixture:
+    def apply_one(self, params: dict, observation, expert) -> Mixture:
         """q(a|s, z) of the expert with index `expert`, a scalar: a mixture of one, for which the
-        others are not computed. `params` and other collections as `apply` is given them."""
+        others are not computed. `params` as `apply` is given them."""
         stacked = jax.tree.map(lambda v: jax.lax.dynamic_slice_in_dim(v, expert, 1),
                                params["experts"]["experts"])
         alone = self.clone(num_experts=1, gating="uniform")
-        params = {"experts": {**params["experts"], "experts": stacked}}
-        return alone.apply({"params": params, **collections}, observation)
+        return alone.apply(
+            {"params": {"experts": {**params["experts"], "experts": stacked}}}, observation)
 
 
 def split_expert(params: dict, source, target, shift_source, shift_target) -> dict:

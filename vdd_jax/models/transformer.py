@@ -4,10 +4,6 @@ Pre-normalised blocks (GPT-2). A sequence is run either whole, or as N sequences
 that they share, each as if it were alone: V queries behind one prefix cost V tokens, not V
 sequences. Both ways are the same function (a test holds them equal). Of tokens whose output nobody
 asks for, the last block computes queries, keys and values, and no more.
-
-Tokens that stay as they are while others follow can be run once: applied with the collection
-`memory` mutable, every block keeps their queries, keys and values in it; applied with it, those
-tokens that are given come behind these.
 """
 
 import flax.linen as nn
@@ -21,11 +17,6 @@ from vdd_jax.types import Context
 
 _NORMAL = nn.initializers.normal(0.02)
 _ALL = slice(None)
-
-
-def remembers(module: nn.Module) -> bool:
-    """Whether what is run now is to be kept in `memory`."""
-    return module.is_mutable_collection("memory") and not module.is_initializing()
 
 
 def gelu(x, kind: str):
@@ -66,10 +57,6 @@ class Block(nn.Module):
 
         h = nn.LayerNorm(name="norm_1", dtype=self.dtype)(rows(x))
         qkv, bias = Apart(3 * self.width, self.dtype, name="query_key_value")(h)
-        if remembers(self):
-            self.put_variable("memory", "past", qkv.reshape(*x.shape[:-1], -1) + bias)
-        elif self.has_variable("memory", "past"):
-            sight = sight._replace(past=self.get_variable("memory", "past"))
         out = sight.attend(qkv.reshape(*x.shape[:-1], -1), bias, self.heads, ask,
                            nn.Dropout(self.attention_dropout, deterministic=not train), self.fused)
         drop = nn.Dropout(self.dropout, deterministic=not train)
@@ -103,11 +90,9 @@ class Transformer(nn.Module):
         """Tokens `[..., S, D]` → features of those of `ask`.
 
         Args:
-          valid: `[..., S]` bool; nothing attends to a token that is not. Behind P tokens in
-            memory `[..., P + S]`.
+          valid: `[..., S]` bool; nothing attends to a token that is not.
         """
-        own = _causal(valid)[..., valid.shape[-1] - tokens.shape[-2]:, :]
-        return self._run(tokens, Whole(own), _ALL, ask, train)
+        return self._run(tokens, Whole(_causal(valid)), _ALL, ask, train)
 
     def behind(self, prefix, prefix_valid, seen, tokens, valid, ask: slice = _ALL):
         """N sequences behind one prefix, tokens `[..., N, S, D]` → features of those of `ask`.
@@ -180,8 +165,7 @@ class StateTokens(nn.Module):
 class ContextTransformer(nn.Module):
     """The student's trunk: the causal transformer over [goal…, s₁, …, s_T].
 
-    Features of the newest observation `[..., D]`, or of all, `[..., T, D]`. What is kept in
-    `memory` is of the goal alone, which the features then say nothing about.
+    Features of the newest observation `[..., D]`, or of all, `[..., T, D]`.
     """
 
     width: int
@@ -198,14 +182,9 @@ class ContextTransformer(nn.Module):
     def __call__(self, context: Context, train: bool = False):
         goals, states, _ = StateTokens(
             self.width, self.history, self.fourier, dtype=self.dtype, name="tokens")(context)
-        seen = jnp.ones(goals.shape[:-1], bool)
-        if remembers(self):
-            tokens = goals
-        else:
-            known = "memory" in self.variables
-            tokens = states if known else jnp.concatenate([goals, states], axis=-2)
-            seen = jnp.concatenate([seen, context.valid], axis=-1)
-        ask = slice(-context.valid.shape[-1], None) if self.per_step else slice(-1, None)
+        tokens = jnp.concatenate([goals, states], axis=-2)
+        seen = jnp.concatenate([jnp.ones(goals.shape[:-1], bool), context.valid], axis=-1)
+        ask = slice(goals.shape[-2], None) if self.per_step else slice(-1, None)
         out = Transformer(
             self.width, self.depth, self.heads, self.attention_dropout, self.dropout, self.dtype,
             name="transformer",
