@@ -5,7 +5,7 @@ says which). As in the benchmark one camera stands in front of the table and one
 hand; shadows and reflections are left out, which cost most of the time.
 
 As a program this file is one of the processes of a `Studio`; it imports nothing of vdd_jax, so that
-one is there within a second.
+one is soon there.
 """
 
 import os
@@ -87,8 +87,7 @@ def opengl() -> OpenGL:
                    "(Debian, Ubuntu: libegl1 and libgl1-mesa-dri, or libosmesa6)")
 
 
-def _context(size: int):
-    name = opengl().backend
+def _context(name: str, size: int):
     os.environ["PYOPENGL_PLATFORM"] = name
     if name == "egl":
         from mujoco.egl import GLContext
@@ -98,13 +97,14 @@ def _context(size: int):
 
 
 class Renderer:
-    """Draws a model in given states. It belongs to the thread that made it."""
+    """Draws a model in given states. It belongs to the thread that made it. `backend` as of
+    `OpenGL`; None: what works here."""
 
-    def __init__(self, model, size: int = SIZE):
+    def __init__(self, model, size: int = SIZE, backend: str | None = None):
         import mujoco
 
         self._mujoco, self._model, self._data = mujoco, model, mujoco.MjData(model)
-        self._gl = _context(size)
+        self._gl = _context(backend or opengl().backend, size)
         self._gl.make_current()
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
@@ -152,10 +152,10 @@ def draw_all(model, states: np.ndarray, size: int = SIZE, cameras: tuple[str, ..
         return np.stack([renderer.draw(places, cameras) for places in states])
 
 
-def serve(requests, images) -> None:
+def serve(requests, images, backend: str) -> None:
     """Draws until there is nothing more to read: a pickled model first, then, as often as wanted,
     states `[L, Q]`, of which images `[L, C, S, S, 3]` come back as plain bytes."""
-    with Renderer(pickle.load(requests)) as renderer:
+    with Renderer(pickle.load(requests), backend=backend) as renderer:
         while True:
             try:
                 states = pickle.load(requests)
@@ -170,4 +170,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print
-    serve(sys.stdin.buffer, answers)
+    serve(sys.stdin.buffer, answers, sys.argv[1])

@@ -97,10 +97,10 @@ class _Process:
     """Another process."""
 
     def __init__(self, model):
-        environment = {**os.environ, "MUJOCO_GL": cameras.opengl().backend}
+        backend = cameras.opengl().backend
         self._process = subprocess.Popen(
-            [sys.executable, "-P", cameras.__file__], env=environment, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE)
+            [sys.executable, "-P", cameras.__file__, backend], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, env={**os.environ, "MUJOCO_GL": backend})
         self._send(model)
 
     def draw(self, states: np.ndarray) -> np.ndarray:
