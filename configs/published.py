@@ -26,7 +26,7 @@ that something else stands here:
 Otherwise as published but: D3IL gives its chain for pushing 64 steps, VDD distils one of 16; a goal
 of block push is shown whole, not the blocks alone; chains are clipped at the largest action of the
 scripted demonstrators, scaled; images are cropped at random, and stacking is shown 180
-demonstrations with images (1,095 were recorded), which are 6 GiB in memory. Official recordings:
+demonstrations with images (1,095 were recorded), which are 2.6 GiB in memory. Official recordings:
 --config.task.demonstrations=PATH.
 """
 
