@@ -61,8 +61,10 @@ def get_config(variant: str = ""):
     # of 500 demonstrations a teacher learns much by heart
     total = MANY.get(config.task.name, 2_000)
     config.task.episodes_per_mode = total // TASKS[config.task.name]
-    if config.task.name == "pushing":
+    if config.task.name in ("pushing", "aligning"):
         config.distill.visits = (0.4, 0.7)  # a student comes to where no demonstration was
+    if config.task.name == "aligning":
+        config.student.update(head_depth=1, head_width=128)
     if config.task.name.startswith("sorting"):
         config.policy.acting = "sample"  # by means of experts it keeps to fewer orders
     if config.task.name in ("sorting_4", "sorting_6"):
