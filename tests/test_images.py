@@ -67,8 +67,9 @@ def test_windows_of_images_are_those_of_the_numbers():
 
 
 def test_encoded_windows_are_encodings_of_windows(monkeypatch):
-    """Each image once, in parts, and the same as encoding whole windows."""
-    monkeypatch.setattr(data_lib, "ENCODED_AT_ONCE", 4)
+    """Each image once, in parts of what is read at once, and the same as encoding whole windows."""
+    monkeypatch.setattr(data_lib, "ENCODED_AT_ONCE", 2)
+    monkeypatch.setattr(data_lib, "READ_AT_ONCE", 4)
     plain = fit_trajectory_scaler(EPISODES)
     scaler = plain._replace(encode=jax.tree_util.Partial(sees))
     rows = jnp.arange(11)
